@@ -1,0 +1,29 @@
+"""What every talking-head engine does. The pipeline knows engines by this alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from extensions.sadtalker.types import Motion, MotionOptions, Portrait, Voice
+
+
+class Engine(Protocol):
+    """Animates one portrait after another; holds its models between jobs, and nothing of a job."""
+
+    name: str
+
+    def prepare(self, portrait: Portrait) -> Any:
+        """All that is computed once per portrait: the identity that the other two take."""
+        ...
+
+    def motion(self, voice: Voice, identity: Any, options: MotionOptions) -> Motion:
+        """Speech to coefficients, one row per frame of the video."""
+        ...
+
+    def render(self, identity: Any, motion: Motion) -> Iterator[np.ndarray]:
+        """Frames one by one, (H, W, 3) uint8 RGB, of the size of the portrait's view. Memory does not grow with length."""
+        ...

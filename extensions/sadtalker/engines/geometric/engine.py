@@ -1,0 +1,61 @@
+"""The built-in engine: no downloads. Landmarks lifted to a head-shaped surface, mouth and lids as layers of their own, one warp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from extensions.sadtalker.engines.geometric.eyes import Eye
+from extensions.sadtalker.engines.geometric.head import HeadPose
+from extensions.sadtalker.engines.geometric.motion import make_motion
+from extensions.sadtalker.engines.geometric.mouth import Mouth
+from extensions.sadtalker.types import COEFFICIENTS, Motion, MotionOptions, Portrait, Voice
+
+
+@dataclass(frozen=True)
+class Identity:
+    """All that is computed once per portrait."""
+
+    canvas: np.ndarray
+    mouth: Mouth
+    eyes: tuple[Eye, Eye]
+    head: HeadPose
+
+
+class GeometricEngine:
+    """Implements engines.base.Engine. Holds nothing between portraits."""
+
+    name = "builtin"
+
+    def prepare(self, portrait: Portrait) -> Identity:
+        points = portrait.landmarks
+        return Identity(
+            portrait.canvas,
+            Mouth.of(portrait.canvas, points),
+            (
+                Eye.of(portrait.canvas, points, 36, slice(17, 22)),
+                Eye.of(portrait.canvas, points, 42, slice(22, 27)),
+            ),
+            HeadPose.of(portrait),
+        )
+
+    def motion(self, voice: Voice, identity: Identity, options: MotionOptions) -> Motion:
+        return make_motion(voice, options)
+
+    def render(self, identity: Identity, motion: Motion) -> Iterator[np.ndarray]:
+        face = identity.canvas.copy()
+        for row in motion.values:
+            yield render_frame(identity, face, dict(zip(COEFFICIENTS, map(float, row), strict=True)))
+
+
+def render_frame(identity: Identity, face: np.ndarray, c: dict[str, float]) -> np.ndarray:
+    """One frame, (H, W, 3) uint8 RGB of the view's size. `face` is scratch: a copy of the canvas, whose mouth and eyes are redrawn."""
+    identity.mouth.draw(identity.canvas, face, c)
+    for eye in identity.eyes:
+        eye.draw(identity.canvas, face, c["blink"], (c["gaze_x"], c["gaze_y"]))
+    pose = np.array([c["yaw"], c["pitch"], c["roll"], c["shift_x"], c["shift_y"]])
+    where = identity.head.backward_map(pose, c["brow"])
+    return cv2.remap(face, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)

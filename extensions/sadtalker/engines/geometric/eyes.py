@@ -1,0 +1,142 @@
+"""The eyes: an upper lid of the photo's own skin that is drawn down over the eye with its lashes, and small eye movements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from extensions.sadtalker.engines.geometric.face import FaceFrame
+from extensions.sadtalker.engines.geometric.lines import lowest_line
+from extensions.sadtalker.engines.geometric.warp import curve, smoothstep
+from extensions.sadtalker.types import Box
+
+LASH_LINE = 0.02  # face units above the lid's edge that travel with it as they are
+LASHES = 0.1  # face units above the edge that lashes of an open eye may reach: no skin is taken from there
+UPPER_SHARE = 0.9  # of the eye's opening that the upper lid covers; the lower lid rises for the rest
+EYEBALL = 0.19  # radius in face units
+CURVE_POINTS = 31
+
+
+@dataclass(frozen=True)
+class Eye:
+    """One eye of one photo. All (h, w) arrays are over the pixels of `box`, distances in pixels along the face's down."""
+
+    box: Box
+    x: np.ndarray  # (h, w) float32 pixel columns of the canvas
+    y: np.ndarray
+    upper: np.ndarray  # distance of the upper lid's edge below the eye's axis
+    lower: np.ndarray
+    crease: np.ndarray  # where the lid's skin begins to stretch
+    height: np.ndarray  # the pixel's own distance below the eye's axis
+    inside: np.ndarray  # 0..1, how freely the eyeball may be moved there
+    down: np.ndarray  # (2,) unit vector
+    across: np.ndarray
+    unit: float  # pixels per face unit
+    skin: np.ndarray  # the canvas without lashes and fine detail, in the light of the skin round the eye
+
+    @classmethod
+    def of(cls, canvas: np.ndarray, landmarks: np.ndarray, first: int, brow: slice) -> Eye:
+        """first: index of the eye's outermost landmark at the picture's left (36 or 42); brow: its brow's landmarks."""
+        frame = FaceFrame.of(landmarks)
+        corner_a, corner_b = landmarks[first], landmarks[first + 3]
+        across = (corner_b - corner_a) / np.hypot(*(corner_b - corner_a))
+        down = np.array([-across[1], across[0]])
+        grey = cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        lid = curve(landmarks[first : first + 4], CURVE_POINTS)
+        lid = lowest_line(grey, lid, frame, reach=0.035) + 0.012 * frame.iod * down
+        under = curve(landmarks[[first, first + 5, first + 4, first + 3]], CURVE_POINTS)
+        box = _region(canvas, frame, landmarks[first : first + 6])
+        yy, xx = np.mgrid[box.top : box.bottom, box.left : box.right].astype(np.float32)
+        along = (xx - corner_a[0]) * across[0] + (yy - corner_a[1]) * across[1]
+        height = (xx - corner_a[0]) * down[0] + (yy - corner_a[1]) * down[1]
+
+        def level(points: np.ndarray) -> np.ndarray:
+            local = points - corner_a
+            return np.interp(along, local @ across, local @ down).astype(np.float32)
+
+        upper = level(lid)
+        lower = np.maximum(level(under), upper)
+        to_brow = float(np.median(upper)) - float(((landmarks[brow] - corner_a) @ down).mean())
+        crease = upper - min(max(0.6 * to_brow, 0.1 * frame.iod), 0.4 * frame.iod)
+        opening = np.maximum(lower - upper, 1e-3)
+        depth = np.clip((height - upper) / opening, 0, 1)
+        inside = smoothstep(np.minimum(depth, 1 - depth), 0.0, 0.3) * (opening > 1)
+        return cls(
+            box, xx, yy, upper, lower, crease, height, inside.astype(np.float32), down, across, frame.iod,
+            _bare_skin(canvas, landmarks, first, frame),
+        )  # fmt: skip
+
+    def draw(self, canvas: np.ndarray, out: np.ndarray, blink: float, gaze: tuple[float, float]) -> None:
+        """Write the eye's region of `out` from `canvas`. blink: 0 as in the photo .. 1 shut; gaze: x, y in radians."""
+        opening = self.lower - self.upper
+        edge = self.upper + UPPER_SHARE * blink * opening
+        floor = self.lower - (1 - UPPER_SHARE) * blink * opening
+        eyeball = self._eyeball(canvas, gaze, floor)
+        if blink > 0.01:
+            lid = self._lid(canvas, edge, float(smoothstep(np.float64(blink), 0.0, 0.35)))
+            alpha = np.clip((edge - self.height) / 1.5 + 0.5, 0, 1)[..., None]
+            eyeball = cv2.convertScaleAbs(eyeball + alpha * (lid - eyeball))
+        out[self.box.slices] = eyeball
+
+    def _lid(self, canvas: np.ndarray, edge: np.ndarray, drawn: float) -> np.ndarray:
+        """(h, w, 3) float32: the lid's skin down to `edge`. Once it is `drawn` (0..1), lashes that stood up are left out of it."""
+        above = edge - self.height
+        carried = self._remap(canvas, self._stretched(edge, LASH_LINE) - self.height).astype(np.float32)
+        bare = self._remap(self.skin, self._stretched(edge, LASHES) - self.height).astype(np.float32)
+        share = drawn * smoothstep(above / self.unit, 0.4 * LASH_LINE, 1.6 * LASH_LINE)
+        share *= smoothstep(self.height - self.crease, 0.0, 0.16 * self.unit) * smoothstep(edge - self.upper, 0.0, 0.1 * self.unit)
+        return carried + share[..., None] * (bare - carried)
+
+    def _stretched(self, edge: np.ndarray, kept: float) -> np.ndarray:
+        """Height that the skin above `edge` comes from: the last `kept` face units unstretched, the rest up to the crease stretched."""
+        kept = kept * self.unit
+        foot = np.minimum(self.upper - kept, self.upper)
+        foot = np.maximum(foot, self.crease + 0.02 * self.unit)
+        foot_now = foot + edge - self.upper
+        share = (foot - self.crease) / np.maximum(foot_now - self.crease, 1e-3)
+        source = np.where(self.height < foot_now, self.crease + (self.height - self.crease) * share, self.height + self.upper - edge)
+        return np.where(self.height < self.crease, self.height, source)
+
+    def _eyeball(self, canvas: np.ndarray, gaze: tuple[float, float], floor: np.ndarray) -> np.ndarray:
+        """The eye without its upper lid: the eyeball turned, the lower lid raised to `floor`."""
+        rise = (self.lower - floor) * np.exp(-np.square((self.height - self.lower) / (0.12 * self.unit)))
+        vertical = rise * (self.height > self.upper) - self.inside * gaze[1] * EYEBALL * self.unit
+        return self._remap(canvas, vertical, -self.inside * gaze[0] * EYEBALL * self.unit)
+
+    def _remap(self, canvas: np.ndarray, vertical: np.ndarray, sideways: np.ndarray | float = 0.0) -> np.ndarray:
+        """Pixels that lie (sideways, vertical) from each, in the eye's own axes."""
+        x = self.x + vertical * np.float32(self.down[0]) + sideways * np.float32(self.across[0])
+        y = self.y + vertical * np.float32(self.down[1]) + sideways * np.float32(self.across[1])
+        return cv2.remap(
+            canvas, x.astype(np.float32), y.astype(np.float32), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+        )
+
+
+def _region(canvas: np.ndarray, frame: FaceFrame, eye: np.ndarray) -> Box:
+    h, w = canvas.shape[:2]
+    low, high = eye.min(0) - (0.12, 0.42) * np.array(frame.iod), eye.max(0) + (0.12, 0.3) * np.array(frame.iod)
+    left, top = np.clip(np.floor(low).astype(int), 0, (w - 2, h - 2))
+    right, bottom = np.clip(np.ceil(high).astype(int), (left + 2, top + 2), (w, h))
+    return Box(int(left), int(top), int(right), int(bottom))
+
+
+def _bare_skin(canvas: np.ndarray, landmarks: np.ndarray, first: int, frame: FaceFrame) -> np.ndarray:
+    """The canvas with lashes closed over and evened out, in a light between the socket's and the cheek's, as a lid's is."""
+    width = max(3, int(0.05 * frame.iod) | 1)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+    smooth = cv2.GaussianBlur(cv2.morphologyEx(canvas, cv2.MORPH_CLOSE, kernel), (0, 0), max(1.0, 0.02 * frame.iod))
+    eye = landmarks[first : first + 6]
+    above = _patch(smooth, eye[1:3].mean(0) - 0.13 * frame.iod * frame.axes[1], frame.iod)
+    below = _patch(smooth, eye[4:6].mean(0) + 0.2 * frame.iod * frame.axes[1], frame.iod)
+    lid = (above + below) / 2
+    lid *= np.clip(lid.mean() / max(above.mean(), 1), 0.95, 1.25) * above.mean() / max(lid.mean(), 1)
+    return cv2.convertScaleAbs(lid * 0.45 + smooth * (0.55 * lid / np.maximum(above, 1)))
+
+
+def _patch(picture: np.ndarray, at: np.ndarray, iod: float) -> np.ndarray:
+    """(3,) median colour round a point."""
+    x, y, r = int(at[0]), int(at[1]), max(1, int(0.07 * iod))
+    part = picture[max(0, y - r) : y + r + 1, max(0, x - r) : x + r + 1].reshape(-1, 3)
+    return np.median(part, axis=0) if len(part) else np.full(3, 128.0)
