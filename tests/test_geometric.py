@@ -1,4 +1,4 @@
-"""The built-in engine: every coefficient moves the face the way it says, and nothing else. Measured on a real portrait by dlib."""
+"""The built-in engine: every coefficient moves the face the way it says, and nothing else. Measured by dlib."""
 
 from __future__ import annotations
 
@@ -104,7 +104,13 @@ def test_the_gaze_moves_only_within_the_eyes(head_shot):
 
 @pytest.mark.parametrize(
     ("pose", "axis", "sign"),
-    [({"yaw": 6.0}, 0, 1), ({"yaw": -6.0}, 0, -1), ({"pitch": 4.0}, 1, 1), ({"shift_x": 0.05}, 0, 1), ({"shift_y": -0.05}, 1, -1)],
+    [
+        ({"yaw": 6.0}, 0, 1),
+        ({"yaw": -6.0}, 0, -1),
+        ({"pitch": 4.0}, 1, 1),
+        ({"shift_x": 0.05}, 0, 1),
+        ({"shift_y": -0.05}, 1, -1),
+    ],
 )
 def test_poses_move_the_nose_the_way_they_say(head_shot, pose, axis, sign):
     portrait, identity = head_shot

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from webui.plugin_api import ArtifactId, JobKind
+from webui.plugin_api import ArtifactId, JobKind, face_finder
 
 if TYPE_CHECKING:
     from webui.plugin_api import JobContext, JobResult
@@ -47,4 +47,11 @@ def talk(ctx: JobContext, request: TalkingHeadRequest) -> JobResult:
     return run(ctx, request)
 
 
-KINDS = (JobKind(name="talk", title="Talking head", request=TalkingHeadRequest, handler=talk, suffix=".mp4"),)
+def warm_up() -> None:
+    """Load what every talking head needs, so that the first job does not wait for it."""
+    import extensions.sadtalker.pipeline  # noqa: F401
+
+    face_finder()
+
+
+KINDS = (JobKind(name="talk", title="Talking head", request=TalkingHeadRequest, handler=talk, suffix=".mp4", warm_up=warm_up),)

@@ -18,7 +18,6 @@ from extensions.sadtalker.preprocess import CropTransform, prepare_portrait
 from extensions.sadtalker.types import MotionOptions, Portrait, Voice
 from webui.plugin_api import Cancelled, JobContext, JobResult, choose_face, face_finder, read_picture
 
-
 TITLE = "AI-generated talking head"
 
 

@@ -12,9 +12,13 @@ from extensions.sadtalker.engines.geometric.lines import lowest_line
 from extensions.sadtalker.engines.geometric.warp import curve, smoothstep
 from extensions.sadtalker.types import Box
 
-LASH_LINE = 0.02  # face units above the lid's edge that travel with it as they are
+LASH_LINE = 0.03  # face units above the lid's edge that travel with it as they are
 LASHES = 0.1  # face units above the edge that lashes of an open eye may reach: no skin is taken from there
-UPPER_SHARE = 0.9  # of the eye's opening that the upper lid covers; the lower lid rises for the rest
+UPPER_SHARE, LOWER_SHARE = 0.7, 0.4  # of the eye's opening that each lid covers in a blink
+LASH_SHADOW = 0.3  # how much darker a shut lid is next to its lashes
+CREASE = 0.75  # of the way from the lid to the brow: above it the skin does not follow the lid
+RIM = 0.3  # darker than what lies round it by this share: spectacles, not a fold of skin
+RIM_LENGTH = 0.5
 EYEBALL = 0.19  # radius in face units
 CURVE_POINTS = 31
 
@@ -34,7 +38,8 @@ class Eye:
     down: np.ndarray  # (2,) unit vector
     across: np.ndarray
     unit: float  # pixels per face unit
-    skin: np.ndarray  # the canvas without lashes and fine detail, in the light of the skin round the eye
+    skin: np.ndarray  # (h, w, 3) the box without lashes and fine detail, in the light of the skin round the eye
+    rims: np.ndarray  # (h, w, 1) 0..1 where spectacles lie before the lid
 
     @classmethod
     def of(cls, canvas: np.ndarray, landmarks: np.ndarray, first: int, brow: slice) -> Eye:
@@ -59,24 +64,25 @@ class Eye:
         upper = level(lid)
         lower = np.maximum(level(under), upper)
         to_brow = float(np.median(upper)) - float(((landmarks[brow] - corner_a) @ down).mean())
-        crease = upper - min(max(0.6 * to_brow, 0.1 * frame.iod), 0.4 * frame.iod)
+        crease = upper - min(max(CREASE * to_brow, 0.1 * frame.iod), 0.4 * frame.iod)
+        rims = _rims(grey[box.slices], (upper - height) / frame.iod, frame.iod)
         opening = np.maximum(lower - upper, 1e-3)
         depth = np.clip((height - upper) / opening, 0, 1)
         inside = smoothstep(np.minimum(depth, 1 - depth), 0.0, 0.3) * (opening > 1)
         return cls(
             box, xx, yy, upper, lower, crease, height, inside.astype(np.float32), down, across, frame.iod,
-            _bare_skin(canvas, landmarks, first, frame),
+            _bare_skin(canvas[box.slices], landmarks[first : first + 6] - (box.left, box.top), frame, rims), rims,
         )  # fmt: skip
 
     def draw(self, canvas: np.ndarray, out: np.ndarray, blink: float, gaze: tuple[float, float]) -> None:
         """Write the eye's region of `out` from `canvas`. blink: 0 as in the photo .. 1 shut; gaze: x, y in radians."""
         opening = self.lower - self.upper
         edge = self.upper + UPPER_SHARE * blink * opening
-        floor = self.lower - (1 - UPPER_SHARE) * blink * opening
+        floor = self.lower - LOWER_SHARE * blink * opening
         eyeball = self._eyeball(canvas, gaze, floor)
         if blink > 0.01:
             lid = self._lid(canvas, edge, float(smoothstep(np.float64(blink), 0.0, 0.35)))
-            alpha = np.clip((edge - self.height) / 1.5 + 0.5, 0, 1)[..., None]
+            alpha = np.clip((edge - self.height) / 1.5 + 0.5, 0, 1)[..., None] * (1 - self.rims)
             eyeball = cv2.convertScaleAbs(eyeball + alpha * (lid - eyeball))
         out[self.box.slices] = eyeball
 
@@ -84,9 +90,14 @@ class Eye:
         """(h, w, 3) float32: the lid's skin down to `edge`. Once it is `drawn` (0..1), lashes that stood up are left out of it."""
         above = edge - self.height
         carried = self._remap(canvas, self._stretched(edge, LASH_LINE) - self.height).astype(np.float32)
-        bare = self._remap(self.skin, self._stretched(edge, LASHES) - self.height).astype(np.float32)
+        bare = self._remap(self.skin, self._stretched(edge, LASHES) - self.height, origin=(self.box.left, self.box.top)).astype(
+            np.float32
+        )
+        bare *= (1 - LASH_SHADOW * np.exp(-np.clip(above, 0, None) / (0.035 * self.unit)))[..., None]
         share = drawn * smoothstep(above / self.unit, 0.4 * LASH_LINE, 1.6 * LASH_LINE)
-        share *= smoothstep(self.height - self.crease, 0.0, 0.16 * self.unit) * smoothstep(edge - self.upper, 0.0, 0.1 * self.unit)
+        share *= smoothstep(self.height - self.crease, 0.0, 0.16 * self.unit) * smoothstep(
+            edge - self.upper, 0.0, 0.1 * self.unit
+        )
         return carried + share[..., None] * (bare - carried)
 
     def _stretched(self, edge: np.ndarray, kept: float) -> np.ndarray:
@@ -96,7 +107,9 @@ class Eye:
         foot = np.maximum(foot, self.crease + 0.02 * self.unit)
         foot_now = foot + edge - self.upper
         share = (foot - self.crease) / np.maximum(foot_now - self.crease, 1e-3)
-        source = np.where(self.height < foot_now, self.crease + (self.height - self.crease) * share, self.height + self.upper - edge)
+        source = np.where(
+            self.height < foot_now, self.crease + (self.height - self.crease) * share, self.height + self.upper - edge
+        )
         return np.where(self.height < self.crease, self.height, source)
 
     def _eyeball(self, canvas: np.ndarray, gaze: tuple[float, float], floor: np.ndarray) -> np.ndarray:
@@ -105,13 +118,13 @@ class Eye:
         vertical = rise * (self.height > self.upper) - self.inside * gaze[1] * EYEBALL * self.unit
         return self._remap(canvas, vertical, -self.inside * gaze[0] * EYEBALL * self.unit)
 
-    def _remap(self, canvas: np.ndarray, vertical: np.ndarray, sideways: np.ndarray | float = 0.0) -> np.ndarray:
-        """Pixels that lie (sideways, vertical) from each, in the eye's own axes."""
-        x = self.x + vertical * np.float32(self.down[0]) + sideways * np.float32(self.across[0])
-        y = self.y + vertical * np.float32(self.down[1]) + sideways * np.float32(self.across[1])
-        return cv2.remap(
-            canvas, x.astype(np.float32), y.astype(np.float32), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
-        )
+    def _remap(
+        self, picture: np.ndarray, vertical: np.ndarray, sideways: np.ndarray | float = 0.0, origin: tuple[int, int] = (0, 0)
+    ) -> np.ndarray:
+        """Pixels that lie (sideways, vertical) from each, in the eye's own axes. origin: of `picture` in the canvas."""
+        x = self.x - origin[0] + vertical * np.float32(self.down[0]) + sideways * np.float32(self.across[0])
+        y = self.y - origin[1] + vertical * np.float32(self.down[1]) + sideways * np.float32(self.across[1])
+        return cv2.remap(picture, x.astype(np.float32), y.astype(np.float32), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
 
 
 def _region(canvas: np.ndarray, frame: FaceFrame, eye: np.ndarray) -> Box:
@@ -122,17 +135,42 @@ def _region(canvas: np.ndarray, frame: FaceFrame, eye: np.ndarray) -> Box:
     return Box(int(left), int(top), int(right), int(bottom))
 
 
-def _bare_skin(canvas: np.ndarray, landmarks: np.ndarray, first: int, frame: FaceFrame) -> np.ndarray:
-    """The canvas with lashes closed over and evened out, in a light between the socket's and the cheek's, as a lid's is."""
-    width = max(3, int(0.05 * frame.iod) | 1)
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
-    smooth = cv2.GaussianBlur(cv2.morphologyEx(canvas, cv2.MORPH_CLOSE, kernel), (0, 0), max(1.0, 0.02 * frame.iod))
-    eye = landmarks[first : first + 6]
+def _rims(grey: np.ndarray, above: np.ndarray, iod: float) -> np.ndarray:
+    """(h, w, 1) float32 0..1: spectacles' rims over the lid: dark lines, much longer than lashes are.
+
+    grey: (h, w) round the eye; above: (h, w) face units from each pixel down to the lid's edge.
+    The black-hat transform (closing less picture) shows dark lines whatever the skin.
+    """
+    width = max(3, int(0.16 * iod) | 1)
+    closed = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)))
+    dark = ((1 - grey / np.maximum(closed, 1) > RIM) & (above > 0.8 * LASHES)).astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(dark)
+    long = [i for i in range(1, len(stats)) if stats[i, cv2.CC_STAT_WIDTH] > RIM_LENGTH * iod]
+    mask = cv2.dilate(np.isin(labels, long).astype(np.float32), np.ones((3, 3)))
+    return cv2.GaussianBlur(mask, (0, 0), max(0.6, 0.006 * iod))[..., None]
+
+
+def _bare_skin(part: np.ndarray, eye: np.ndarray, frame: FaceFrame, rims: np.ndarray) -> np.ndarray:
+    """The eye's surroundings with lashes and rims closed over and evened out, in a light between the socket's and the cheek's.
+
+    part: (h, w, 3) uint8 RGB round the eye; eye: (6, 2) its landmarks in pixels of `part`.
+    """
+    smooth = _closed(part, 0.05 * frame.iod)
+    if rims.any():
+        near = cv2.dilate(rims[..., 0], np.ones((5, 5)))[..., None]
+        smooth = cv2.convertScaleAbs(smooth + near * (_closed(part, 0.2 * frame.iod).astype(np.float32) - smooth))
+    smooth = cv2.GaussianBlur(smooth, (0, 0), max(1.0, 0.02 * frame.iod))
     above = _patch(smooth, eye[1:3].mean(0) - 0.13 * frame.iod * frame.axes[1], frame.iod)
     below = _patch(smooth, eye[4:6].mean(0) + 0.2 * frame.iod * frame.axes[1], frame.iod)
     lid = (above + below) / 2
     lid *= np.clip(lid.mean() / max(above.mean(), 1), 0.95, 1.25) * above.mean() / max(lid.mean(), 1)
     return cv2.convertScaleAbs(lid * 0.45 + smooth * (0.55 * lid / np.maximum(above, 1)))
+
+
+def _closed(canvas: np.ndarray, width: float) -> np.ndarray:
+    """Dark details narrower than `width` pixels filled in with what lies round them."""
+    side = max(3, int(width) | 1)
+    return cv2.morphologyEx(canvas, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
 
 
 def _patch(picture: np.ndarray, at: np.ndarray, iod: float) -> np.ndarray:

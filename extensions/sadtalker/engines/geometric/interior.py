@@ -36,7 +36,10 @@ class Interior:
 
     @classmethod
     def of(cls, canvas: np.ndarray, landmarks: np.ndarray, own_opening: float, parted: bool) -> Interior:
-        """canvas: (H, W, 3) uint8 RGB; landmarks: (68, 2); own_opening: between the photo's lips, face units; parted: it shows teeth."""
+        """canvas: (H, W, 3) uint8 RGB; landmarks: (68, 2) pixels; parted: the photo shows teeth.
+
+        own_opening: between the photo's lips, face units.
+        """
         frame = FaceFrame.of(landmarks)
         light = photo_light(canvas, landmarks)
         scale = frame.iod
@@ -164,5 +167,3 @@ def teeth(widths: tuple[float, ...], scale: float, light: np.ndarray, *, upper: 
     solid = np.maximum(alpha, 0.9 * between[..., 0])
     strip = np.dstack([rgb * light, solid]).astype(np.float32)
     return cv2.resize(strip, None, fx=1 / fine, fy=1 / fine, interpolation=cv2.INTER_AREA)
-
-

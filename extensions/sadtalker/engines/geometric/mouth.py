@@ -21,7 +21,7 @@ GRID_STEP = 4
 SEAM_POINTS = 41
 MOUTH = tuple(range(48, 68))
 HANDLES = (*range(3, 14), *range(31, 36), *MOUTH)  # jaw, nostrils, lips
-OPENING = 0.39  # face units between the inner lips at jaw 1
+OPENING = 0.31  # face units between the inner lips at jaw 1
 UNSURE = 0.015  # landmarks of shut lips are apart by as much
 PARTED = 0.04  # face units between the inner lips: above this the photo shows what is behind them
 
@@ -43,11 +43,12 @@ MIRROR = {
 }
 
 # What each coefficient does to the landmarks at 1, in face units, x to the picture's right as seen on the left half.
+# fmt: off
 SHAPES = {
     "jaw": _shape(
-        p48=(0.04, 0.12), p60=(0.04, 0.12), p49=(0.01, 0.02), p59=(0.0, 0.30), p58=(0.0, 0.365), p57=(0.0, 0.38),
-        p67=(-0.02, 0.365), p66=(0.0, 0.39), p61=(0.0, -0.012), p62=(0.0, -0.015), p50=(0.0, -0.01), p51=(0.0, -0.012),
-        p3=(0.0, 0.01), p4=(0.01, 0.06), p5=(0.012, 0.15), p6=(0.01, 0.25), p7=(0.0, 0.31), p8=(0.0, 0.33),
+        p48=(0.03, 0.095), p60=(0.03, 0.095), p49=(0.008, 0.015), p59=(0.0, 0.235), p58=(0.0, 0.285), p57=(0.0, 0.30),
+        p67=(-0.015, 0.285), p66=(0.0, 0.305), p61=(0.0, -0.01), p62=(0.0, -0.012), p50=(0.0, -0.008), p51=(0.0, -0.01),
+        p3=(0.0, 0.01), p4=(0.01, 0.05), p5=(0.01, 0.12), p6=(0.008, 0.195), p7=(0.0, 0.24), p8=(0.0, 0.26),
     ),
     "rounding": _shape(
         p48=(0.105, 0.0), p60=(0.10, 0.0), p49=(0.07, -0.016), p50=(0.025, -0.026), p51=(0.0, -0.028), p59=(0.07, 0.016),
@@ -59,9 +60,9 @@ SHAPES = {
         p58=(-0.02, -0.012), p57=(0.0, -0.014), p61=(-0.05, 0.0), p67=(-0.05, 0.0), p4=(-0.025, 0.0), p5=(-0.015, 0.0),
     ),
     "press": _shape(
-        p48=(-0.01, 0.005), p60=(-0.01, 0.005), p49=(0.0, 0.018), p50=(0.0, 0.026), p51=(0.0, 0.026), p59=(0.0, -0.02),
-        p58=(0.0, -0.032), p57=(0.0, -0.034), p61=(0.0, 0.008), p62=(0.0, 0.008), p67=(0.0, -0.012), p66=(0.0, -0.012),
-        p7=(0.0, -0.008), p8=(0.0, -0.01),
+        p48=(-0.006, 0.003), p60=(-0.006, 0.003), p49=(0.0, 0.011), p50=(0.0, 0.016), p51=(0.0, 0.016), p59=(0.0, -0.012),
+        p58=(0.0, -0.02), p57=(0.0, -0.021), p61=(0.0, 0.005), p62=(0.0, 0.005), p67=(0.0, -0.008), p66=(0.0, -0.008),
+        p7=(0.0, -0.006), p8=(0.0, -0.008),
     ),
     "upper_lip": _shape(
         p49=(0.0, -0.035), p50=(0.0, -0.06), p51=(0.0, -0.05), p61=(0.0, -0.055), p62=(0.0, -0.055), p31=(-0.01, -0.012),
@@ -71,11 +72,12 @@ SHAPES = {
         p62=(0.0, -0.018), p50=(0.0, -0.015), p51=(0.0, -0.018), p8=(0.0, -0.02),
     ),
 }
+# fmt: on
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One side of the cut: a linear map from landmark displacements to its grid and to its edge of the seam."""
+    """One side of the cut: linear maps from displacements of the handles to its grid and to its edge of the seam."""
 
     to_grid: np.ndarray  # (h*w, n)
     to_seam: np.ndarray  # (SEAM_POINTS, n)
@@ -91,7 +93,6 @@ class Mouth:
     lower: Layer
     beyond: np.ndarray  # (h, w, 1) 0 between the corners .. 1 beyond them, where the layers are one
     below: np.ndarray  # (h, w, 1) 0 above .. 1 below the seam's continuation over the cheeks
-    window: np.ndarray  # (h, w, 1) 1 inside, 0 at the border of the region
     seam: np.ndarray  # (SEAM_POINTS, 2) pixels, from corner to corner
     gap: np.ndarray  # (68, 2) displacement in face units that shuts what the photo has parted
     own_opening: float  # how far the photo's lips are parted, face units; 0 when they are shut
@@ -107,13 +108,13 @@ class Mouth:
         own_opening = max(_opening(face) - UNSURE, 0.0)
         parted = own_opening > PARTED
         seam = frame.to_face(teeth_line(canvas, landmarks, frame) if parted else lip_line(canvas, landmarks, frame))
-        anchors = _anchors(face)
+        window = _window(grid)
         beyond, below = _cheeks(at, face, seam)
         return cls(
             grid, frame,
-            _layer(face, anchors, at, seam, exclude=(55, 56, 57, 58, 59, 65, 66, 67)),
-            _layer(face, anchors, at, seam, exclude=(49, 50, 51, 52, 53, 61, 62, 63)),
-            beyond, below, _window(grid), frame.to_pixels(seam), _closing(face), own_opening,
+            _layer(face, at, window, seam, exclude=(55, 56, 57, 58, 59, 65, 66, 67)),
+            _layer(face, at, window, seam, exclude=(49, 50, 51, 52, 53, 61, 62, 63)),
+            beyond, below, frame.to_pixels(seam), _closing(face), own_opening,
             Interior.of(canvas, landmarks, own_opening, parted),
         )  # fmt: skip
 
@@ -130,24 +131,18 @@ class Mouth:
 
     def draw(self, canvas: np.ndarray, out: np.ndarray, c: dict[str, float]) -> None:
         """Write the mouth's region of `out`, taken from `canvas`, with the mouth as `c` (coefficient name to value) says."""
-        moves = self.displaced(c)[list(HANDLES)]
-        up, low = (self._field(layer, moves) for layer in (self.upper, self.lower))
+        moves = self.frame.vectors(self.displaced(c)[list(HANDLES)]).astype(np.float32)
+        up, low = ((layer.to_grid @ moves).reshape(*self.grid.shape, 2) for layer in (self.upper, self.lower))
         side = self.beyond * self.below
         upper = self._warp(canvas, up + side * (low - up))
         lower = self._warp(canvas, low + (self.beyond - side) * (up - low))
-        seam_face = self.frame.vectors
-        top = self.seam + seam_face(self.upper.to_seam @ moves)
-        bottom = self.seam + seam_face(self.lower.to_seam @ moves)
+        top, bottom = self.seam + self.upper.to_seam @ moves, self.seam + self.lower.to_seam @ moves
         self.interior.draw(upper, self.grid.box, top, bottom, c, self.frame)
         self._lay_over(upper, lower, bottom)
         out[self.grid.box.slices] = upper
 
-    def _field(self, layer: Layer, moves: np.ndarray) -> np.ndarray:
-        field = self.frame.vectors((layer.to_grid @ moves).reshape(*self.grid.shape, 2))
-        return (field * self.window).astype(np.float32)
-
     def _warp(self, canvas: np.ndarray, displacement: np.ndarray) -> np.ndarray:
-        source = self.grid.backward_map(displacement.astype(np.float32))
+        source = self.grid.backward_map(displacement)
         return cv2.remap(canvas, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
 
     def _lay_over(self, upper: np.ndarray, lower: np.ndarray, edge: np.ndarray) -> None:
@@ -194,17 +189,20 @@ def _anchors(face: np.ndarray) -> np.ndarray:
     return np.vstack([top, neck, sides])
 
 
-def _layer(face: np.ndarray, anchors: np.ndarray, at: np.ndarray, seam: np.ndarray, exclude: tuple[int, ...]) -> Layer:
-    """The thin-plate maps of one side; landmarks of the other side's lip (`exclude`) have no say."""
+def _layer(face: np.ndarray, at: np.ndarray, window: np.ndarray, seam: np.ndarray, exclude: tuple[int, ...]) -> Layer:
+    """The thin-plate maps of one side; landmarks of the other side's lip (`exclude`) have no say.
+
+    at: (h, w, 2) the grid's nodes in face units; window: (h, w, 1) 1 inside, 0 at the border of the region.
+    """
     own = np.array([i not in exclude for i in HANDLES])
-    handles = np.vstack([face[list(HANDLES)][own], anchors])
+    handles = np.vstack([face[list(HANDLES)][own], _anchors(face)])
 
     def to(points: np.ndarray) -> np.ndarray:
         full = np.zeros((len(points), len(HANDLES)), np.float32)
         full[:, own] = thin_plate(handles, points)[:, : own.sum()]
         return full
 
-    return Layer(to(at.reshape(-1, 2)), to(seam))
+    return Layer(to(at.reshape(-1, 2)) * window.reshape(-1, 1), to(seam))
 
 
 def _cheeks(at: np.ndarray, face: np.ndarray, seam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
