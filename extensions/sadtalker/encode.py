@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import threading
 from collections import deque
@@ -32,8 +33,6 @@ X264_THREADS = 2
 """Fixed, because x264's result depends on it; the renderer needs the other cores."""
 
 AAC_BITRATE = "160k"
-_AAC_FRAME = 1024 / 44100
-"""Seconds in the encoder's unit of sound, at the lowest rate that is used. At 8 kHz it would outlast a video frame."""
 
 AI_NOTICE = "AI-generated: this video was made by a computer from a photo and a sound recording (Galatea)."
 """Written into every video, where players show the description."""
@@ -42,8 +41,8 @@ _PIPE_BYTES = 1 << 20
 
 _UNWRITABLE = ("Permission denied", "Read-only file system", "No such file or directory", "Is a directory")
 
-_SYNC_SECONDS = 0.2
-"""How much picture ffmpeg holds back until the sound has come as far; its own 10 s of frames would fill the memory."""
+_PATIENCE = 0.5
+"""Seconds that a stopped video's encoder gets for the rest of the sound, which is thrown away, before it is hurried."""
 
 # cv2 makes BT.601 in video range of RGB; the picture's own primaries and curve are sRGB's. These are labels only.
 _COLOR_LABELS = "setparams=range=tv:colorspace=smpte170m:color_primaries=bt709:color_trc=iec61966-2-1"
@@ -54,9 +53,8 @@ def encode_command(
 ) -> list[str]:
     """Encodes I420 frames of (width, height) from standard input, with another file's sound, to the MP4 `path`.
 
-    `frames` is how many are planned. The sound is made a little longer than they are and `-shortest` ends it with the
-    last of them: were the sound the shorter one, by however little, that frame would be dropped. When fewer come,
-    `-shortest` ends the encoder soon, but misses the right place by up to a second: see resound_command.
+    `frames` is how many are planned, and the sound is made as long as they are. Not with ffmpeg's `-shortest`: it misses
+    the place by up to a second now and then, drops frames, or holds them all in memory, depending on its buffer.
     """
     width, height = size
     rate = frame_rate(fps)
@@ -69,8 +67,7 @@ def encode_command(
         "-map", "0:v:0", "-map", "1:a:0", "-map_metadata", "-1", "-map_chapters", "-1",
         "-vf", _COLOR_LABELS, "-c:v", "libx264", "-preset", X264_PRESET, "-crf", str(X264_CRF),
         "-x264-params", X264_TUNING, "-threads:v", str(X264_THREADS), "-pix_fmt", "yuv420p",
-        "-af", sound_filter(float(frames / rate) + _AAC_FRAME), "-c:a", "aac", "-b:a", AAC_BITRATE,
-        "-shortest", "-shortest_buf_duration", f"{_SYNC_SECONDS:g}",
+        "-af", sound_filter(float(frames / rate)), "-c:a", "aac", "-b:a", AAC_BITRATE,
         "-metadata", f"title={title}", "-metadata", f"comment={comment}", "-metadata", f"description={AI_NOTICE}",
         "-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact",
         "-movflags", "+faststart", "-f", "mp4", f"file:{path.absolute()}",
@@ -181,7 +178,7 @@ class VideoWriter:
             self._process.stdin.close()
         except OSError as e:
             self._fail(e)
-        code = self._process.wait()
+        code = self._wait()
         self._listener.join()
         self._process.stderr.close()
         if code:
@@ -189,6 +186,18 @@ class VideoWriter:
         if self.written < self.planned and not self._closed:
             self._cut_sound()
         self._closed = True
+
+    def _wait(self) -> int:
+        """The exit code of the encoder after its last frame; 0 also when it was asked to leave the rest of the sound."""
+        if self.written >= self.planned or os.name == "nt":
+            return self._process.wait()
+        try:
+            return self._process.wait(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            # All frames are long through by now; on this signal ffmpeg ends what it has in order, and says 255.
+            self._process.terminate()
+            code = self._process.wait()
+            return 0 if code == 255 else code
 
     def _cut_sound(self) -> None:
         """End the sound with the last frame of a video that was stopped early. The pictures are copied as they are."""
