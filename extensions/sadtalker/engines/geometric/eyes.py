@@ -14,7 +14,7 @@ from extensions.sadtalker.types import Box
 
 LASH_LINE = 0.03  # face units above the lid's edge that travel with it as they are
 LASHES = 0.1  # face units above the edge that lashes of an open eye may reach: no skin is taken from there
-UPPER_SHARE, LOWER_SHARE = 0.7, 0.4  # of the eye's opening that each lid covers in a blink
+UPPER_SHARE, LOWER_SHARE = 0.72, 0.24  # of the eye's opening that each lid covers in a blink; the lashes hide the rest
 LASH_SHADOW = 0.3  # how much darker a shut lid is next to its lashes
 CREASE = 0.75  # of the way from the lid to the brow: above it the skin does not follow the lid
 RIM = 0.3  # darker than what lies round it by this share: spectacles, not a fold of skin
@@ -39,6 +39,7 @@ class Eye:
     across: np.ndarray
     unit: float  # pixels per face unit
     skin: np.ndarray  # (h, w, 3) the box without lashes and fine detail, in the light of the skin round the eye
+    lid: np.ndarray  # 0..1 where the lid's bare skin shows when it is shut
     rims: np.ndarray  # (h, w, 1) 0..1 where spectacles lie before the lid
 
     @classmethod
@@ -65,13 +66,17 @@ class Eye:
         lower = np.maximum(level(under), upper)
         to_brow = float(np.median(upper)) - float(((landmarks[brow] - corner_a) @ down).mean())
         crease = upper - min(max(CREASE * to_brow, 0.1 * frame.iod), 0.4 * frame.iod)
+        width = float(np.hypot(*(corner_b - corner_a)))
+        beside = np.maximum(-along, along - width) / frame.iod
+        bare = smoothstep(height - crease, 0.0, 0.16 * frame.iod) * (1 - smoothstep(beside, -0.08, 0.02))
         rims = _rims(grey[box.slices], (upper - height) / frame.iod, frame.iod)
         opening = np.maximum(lower - upper, 1e-3)
         depth = np.clip((height - upper) / opening, 0, 1)
         inside = smoothstep(np.minimum(depth, 1 - depth), 0.0, 0.3) * (opening > 1)
         return cls(
             box, xx, yy, upper, lower, crease, height, inside.astype(np.float32), down, across, frame.iod,
-            _bare_skin(canvas[box.slices], landmarks[first : first + 6] - (box.left, box.top), frame, rims), rims,
+            _bare_skin(canvas[box.slices], landmarks[first : first + 6] - (box.left, box.top), frame, rims),
+            bare.astype(np.float32), rims,
         )  # fmt: skip
 
     def draw(self, canvas: np.ndarray, out: np.ndarray, blink: float, gaze: tuple[float, float]) -> None:
@@ -87,39 +92,34 @@ class Eye:
         out[self.box.slices] = eyeball
 
     def _lid(self, canvas: np.ndarray, edge: np.ndarray, drawn: float) -> np.ndarray:
-        """(h, w, 3) float32: the lid's skin down to `edge`. Once it is `drawn` (0..1), lashes that stood up are left out of it."""
-        above = edge - self.height
-        carried = self._remap(canvas, self._stretched(edge, LASH_LINE) - self.height).astype(np.float32)
-        bare = self._remap(self.skin, self._stretched(edge, LASHES) - self.height, origin=(self.box.left, self.box.top)).astype(
-            np.float32
-        )
-        bare *= (1 - LASH_SHADOW * np.exp(-np.clip(above, 0, None) / (0.035 * self.unit)))[..., None]
-        share = drawn * smoothstep(above / self.unit, 0.4 * LASH_LINE, 1.6 * LASH_LINE)
-        share *= smoothstep(self.height - self.crease, 0.0, 0.16 * self.unit) * smoothstep(
-            edge - self.upper, 0.0, 0.1 * self.unit
-        )
+        """(h, w, 3) float32: the lid's skin down to `edge`. Once it is `drawn` (0..1), lashes that stood up are left out."""
+        above = (edge - self.height) / self.unit
+        lashes = self._stretched(self.upper - LASH_LINE * self.unit, edge - LASH_LINE * self.unit)
+        carried = self._remap(canvas, np.where(above < LASH_LINE, self.height + self.upper - edge, lashes) - self.height)
+        carried = carried.astype(np.float32)
+        bare = self._remap(self.skin, self._stretched(self.upper - LASHES * self.unit, edge) - self.height, self.corner)
+        bare = bare * (1 - LASH_SHADOW * np.exp(-np.clip(above, 0, None) / 0.035))[..., None]
+        share = drawn * self.lid * smoothstep(above, 0.4 * LASH_LINE, 1.6 * LASH_LINE)
         return carried + share[..., None] * (bare - carried)
 
-    def _stretched(self, edge: np.ndarray, kept: float) -> np.ndarray:
-        """Height that the skin above `edge` comes from: the last `kept` face units unstretched, the rest up to the crease stretched."""
-        kept = kept * self.unit
-        foot = np.minimum(self.upper - kept, self.upper)
+    def _stretched(self, foot: np.ndarray, foot_now: np.ndarray) -> np.ndarray:
+        """Height that each pixel's skin comes from, when what was between the crease and `foot` now reaches `foot_now`."""
         foot = np.maximum(foot, self.crease + 0.02 * self.unit)
-        foot_now = foot + edge - self.upper
         share = (foot - self.crease) / np.maximum(foot_now - self.crease, 1e-3)
-        source = np.where(
-            self.height < foot_now, self.crease + (self.height - self.crease) * share, self.height + self.upper - edge
-        )
-        return np.where(self.height < self.crease, self.height, source)
+        return np.where(self.height < self.crease, self.height, self.crease + (self.height - self.crease) * share)
 
     def _eyeball(self, canvas: np.ndarray, gaze: tuple[float, float], floor: np.ndarray) -> np.ndarray:
         """The eye without its upper lid: the eyeball turned, the lower lid raised to `floor`."""
         rise = (self.lower - floor) * np.exp(-np.square((self.height - self.lower) / (0.12 * self.unit)))
         vertical = rise * (self.height > self.upper) - self.inside * gaze[1] * EYEBALL * self.unit
-        return self._remap(canvas, vertical, -self.inside * gaze[0] * EYEBALL * self.unit)
+        return self._remap(canvas, vertical, sideways=-self.inside * gaze[0] * EYEBALL * self.unit)
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        return self.box.left, self.box.top
 
     def _remap(
-        self, picture: np.ndarray, vertical: np.ndarray, sideways: np.ndarray | float = 0.0, origin: tuple[int, int] = (0, 0)
+        self, picture: np.ndarray, vertical: np.ndarray, origin: tuple[int, int] = (0, 0), sideways: np.ndarray | float = 0.0
     ) -> np.ndarray:
         """Pixels that lie (sideways, vertical) from each, in the eye's own axes. origin: of `picture` in the canvas."""
         x = self.x - origin[0] + vertical * np.float32(self.down[0]) + sideways * np.float32(self.across[0])

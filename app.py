@@ -1,0 +1,66 @@
+"""Galatea's composition root: settings, extensions, services, and the page on top of them. Does no work itself.
+
+    python app.py [flags]                       serve the page
+    python app.py talk PORTRAIT VOICE [flags]   do one job and end
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from webui import cli, plugin_loader, settings
+from webui.artifacts import Artifacts
+from webui.errors import GalateaError
+from webui.jobs.service import JobService
+from webui.plugin_loader import Plugins
+from webui.settings import Settings
+
+EXTENSIONS = settings.PROJECT / "extensions"
+
+
+def main(argv: Sequence[str], extensions: Path = EXTENSIONS) -> int:
+    """Returns the exit code: 2 for what the user can mend in the input, 1 for the rest, 130 after Ctrl-C."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        plugins = plugin_loader.load(extensions)
+        options = vars(cli.parse(argv, plugins.kinds))
+        chosen = settings.load(options, os.environ)
+        if options["command"] is None:
+            return serve(chosen, plugins)
+        return once(options, chosen, plugins)
+    except GalateaError as error:
+        return cli.report_error(error, as_json="--json" in argv)
+    except KeyboardInterrupt:
+        return cli.INTERRUPTED
+
+
+def once(options: dict, chosen: Settings, plugins: Plugins) -> int:
+    """Do the one job that the command line names."""
+    artifacts = Artifacts(chosen.outputs_dir)
+    service = JobService(plugins.kinds, artifacts, chosen)
+    try:
+        return cli.run(service.kinds()[options["command"]], options, service, artifacts)
+    finally:
+        service.close()
+
+
+def serve(chosen: Settings, plugins: Plugins) -> int:
+    """Serve the page until Ctrl-C."""
+    from webui.ui import server
+
+    chosen.check_serving()
+    logging.getLogger().setLevel(logging.INFO)
+    artifacts = Artifacts(chosen.outputs_dir)
+    service = JobService(plugins.kinds, artifacts, chosen)
+    try:
+        return server.serve(service, artifacts, chosen, plugins)
+    finally:
+        service.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

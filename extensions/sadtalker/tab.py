@@ -1,0 +1,293 @@
+"""The SadTalker tab: portrait and voice in, talking video out. The only file of this extension that imports Gradio.
+
+Asks the job service for everything; a closed tab stops nothing, and one that is opened again finds its job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from extensions.sadtalker.jobs import TalkingHeadRequest
+from webui.plugin_api import Artifact, InvalidRequest, Job, JobState, Studio, read_picture
+
+PLAIN = ("preprocess", "still", "pose_style", "expression_scale")
+ADVANCED = ("engine", "size", "blink", "fps", "seed", "face")
+EXAMPLES = Path(__file__).parent / "examples"
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+SOUNDS = (".wav", ".mp3", ".ogg", ".opus", ".flac", ".m4a")
+PREVIEW_SIDE = 1024
+
+REMEMBER = "(id) => { sessionStorage.setItem('galatea-sadtalker-job', id); }"
+RECALL = "() => [sessionStorage.getItem('galatea-sadtalker-job') || '']"
+DICE = "() => String(Math.floor(Math.random() * 4294967296))"
+
+
+class OriginalImage(gr.Image):
+    """An image input that hands on the file as it was given. Gradio's own opens it first: it refuses HEIC, and its
+    message about a broken file is not for users."""
+
+    is_template = True  # Gradio's word for: shown by the parent's front end
+
+    def preprocess(self, payload: Any) -> Any:
+        if payload is None or (payload.url or "").startswith("data:"):
+            return super().preprocess(payload)
+        return payload.path
+
+
+@dataclass(frozen=True)
+class Widgets:
+    """What the events of the tab read and write."""
+
+    portrait: gr.Image
+    other_portrait: gr.UploadButton
+    voice: gr.Audio
+    other_voice: gr.UploadButton
+    examples: gr.Dataset
+    options: dict[str, Any]
+    dice: gr.Button
+    generate: gr.Button
+    cancel: gr.Button
+    job_id: gr.Textbox
+    card: gr.HTML
+    video: gr.Video
+    download: gr.DownloadButton
+    used: gr.HTML
+    used_box: gr.Accordion
+
+    @property
+    def inputs(self) -> list[Any]:
+        return [self.portrait, self.voice, *self.options.values()]
+
+    @property
+    def outputs(self) -> list[Any]:
+        result = [self.video, self.download, self.used, self.used_box]
+        return [self.job_id, self.card, self.generate, self.cancel, *result]
+
+
+def build(studio: Studio) -> None:
+    """Called once, inside a gr.Tab."""
+    with gr.Row(elem_id="sadtalker"):
+        with gr.Column(scale=6, min_width=320):
+            sources = _sources(studio)
+            examples = _examples(studio)
+            options, dice = _options(studio)
+        with gr.Column(scale=5, min_width=320, elem_id="sadtalker-result"):
+            results = _results(studio)
+    Events(studio, Widgets(**sources, examples=examples, options=options, dice=dice, **results)).connect()
+
+
+def example_pairs(folder: Path) -> list[list[str]]:
+    """[portrait, voice] files, paired in the order of their names."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    pictures = [str(path) for path in files if path.suffix in PICTURES]
+    sounds = [str(path) for path in files if path.suffix in SOUNDS]
+    return [list(pair) for pair in zip(pictures, sounds, strict=False)]
+
+
+def _sources(studio: Studio) -> dict[str, Any]:
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=280):
+            portrait = OriginalImage(
+                label=studio.text("portrait"),
+                type="filepath",
+                image_mode=None,
+                sources=["upload", "webcam", "clipboard"],
+                height=300,
+                elem_id="sadtalker-portrait",
+                buttons=[],
+            )
+            other_portrait = gr.UploadButton(
+                studio.text("other_portrait"), size="sm", elem_id="sadtalker-other-portrait", file_count="single"
+            )
+        with gr.Column(min_width=280):
+            voice = gr.Audio(
+                label=studio.text("voice"),
+                type="filepath",
+                sources=["upload", "microphone"],
+                editable=True,
+                elem_id="sadtalker-voice",
+                buttons=[],
+            )
+            other_voice = gr.UploadButton(
+                studio.text("other_voice"), size="sm", elem_id="sadtalker-other-voice", file_count="single"
+            )
+    return {"portrait": portrait, "other_portrait": other_portrait, "voice": voice, "other_voice": other_voice}
+
+
+def _examples(studio: Studio) -> gr.Dataset:
+    portraits = [[portrait] for portrait, _voice in example_pairs(EXAMPLES)]
+    return gr.Dataset(
+        components=[gr.Image(render=False)],
+        samples=portraits,
+        type="index",
+        label=studio.text("examples"),
+        visible=bool(portraits),
+        elem_id="sadtalker-examples",
+    )
+
+
+def _options(studio: Studio) -> tuple[dict[str, Any], gr.Button]:
+    with gr.Group():
+        options = studio.widgets(TalkingHeadRequest, PLAIN)
+    with gr.Accordion(studio.text("advanced"), open=False, elem_id="sadtalker-advanced"):
+        options |= studio.widgets(TalkingHeadRequest, ADVANCED)
+        dice = gr.Button(studio.text("dice"), size="sm", elem_id="sadtalker-dice")
+    return options, dice
+
+
+def _results(studio: Studio) -> dict[str, Any]:
+    with gr.Row():
+        generate = gr.Button(
+            studio.text("generate"), variant="primary", size="lg", scale=2, min_width=140, elem_id="sadtalker-generate"
+        )
+        cancel = gr.Button(
+            studio.text("cancel"), variant="stop", size="lg", min_width=90, interactive=False, elem_id="sadtalker-cancel"
+        )
+    card = gr.HTML(elem_id="sadtalker-card")
+    video = gr.Video(
+        label=studio.text("result"), interactive=False, visible=False, elem_id="sadtalker-video", buttons=["download"]
+    )
+    download = gr.DownloadButton(studio.text("download"), visible=False, elem_id="sadtalker-download")
+    with gr.Accordion(studio.text("used"), open=True, visible=False, elem_id="sadtalker-used") as used_box:
+        used = gr.HTML()
+    return {
+        "generate": generate,
+        "cancel": cancel,
+        "job_id": gr.Textbox(visible="hidden", elem_id="sadtalker-job"),
+        "card": card,
+        "video": video,
+        "download": download,
+        "used": used,
+        "used_box": used_box,
+    }
+
+
+@dataclass(frozen=True)
+class Events:
+    """What happens when. A generator watches a job: its snapshots flow to the page until it ends or the page closes."""
+
+    studio: Studio
+    widgets: Widgets
+
+    def connect(self) -> None:
+        widgets = self.widgets
+        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        watching: dict[str, Any] = {"outputs": widgets.outputs, "concurrency_limit": None, **quiet}
+        loading: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 4}
+        widgets.generate.click(self.generate, inputs=set(widgets.inputs), **watching)
+        widgets.cancel.click(self.cancel, inputs=widgets.job_id, queue=False, **quiet)
+        widgets.job_id.change(None, inputs=widgets.job_id, js=REMEMBER, **quiet)
+        self.studio.page.load(self.resume, inputs=widgets.job_id, js=RECALL, **watching)
+        widgets.dice.click(None, outputs=widgets.options["seed"], js=DICE, **quiet)
+        widgets.other_portrait.upload(self.show_portrait, widgets.other_portrait, widgets.portrait, **loading)
+        widgets.other_voice.upload(self.show_voice, widgets.other_voice, widgets.voice, **loading)
+        chosen = widgets.examples.click(self.example, widgets.examples, [widgets.portrait, widgets.voice], **loading)
+        chosen.then(self.generate, inputs=set(widgets.inputs), **watching)
+
+    def generate(self, values: dict[Any, Any], visitor: gr.Request) -> Iterator[dict[Any, Any]]:
+        with self.studio.guard(visitor):
+            job = self.studio.service.submit("talk", _request(self.studio, self.widgets, values, visitor))
+            yield from self.watch(job.id, visitor)
+
+    def resume(self, job_id: str, visitor: gr.Request) -> Iterator[dict[Any, Any]]:
+        """The job that this browser tab started before it was closed or reloaded, if it is still known."""
+        with self.studio.guard(visitor):
+            if job_id and _is_known(self.studio, job_id):
+                yield from self.watch(job_id, visitor)
+            else:
+                yield {self.widgets.card: f'<p class="hint">{self.studio.say("hint", visitor)}</p>'}
+
+    def watch(self, job_id: str, visitor: gr.Request) -> Iterator[dict[Any, Any]]:
+        for job in self.studio.follow(job_id):
+            yield _view(self.studio, self.widgets, job, visitor)
+        if job.state is JobState.FAILED:
+            raise gr.Error(job.error or "", duration=None, print_exception=False)
+        if job.state is JobState.CANCELLED:
+            gr.Info(self.studio.say("stopped_partial" if job.result else "stopped", visitor))
+
+    def cancel(self, job_id: str, visitor: gr.Request) -> None:
+        with self.studio.guard(visitor):
+            self.studio.service.cancel(job_id)
+
+    def example(self, index: int, visitor: gr.Request) -> list[str]:
+        with self.studio.guard(visitor):
+            files = [self.studio.artifacts.adopt(Path(path)) for path in example_pairs(EXAMPLES)[index]]
+            return [str(self.studio.hand_out(file)) for file in files]
+
+    def show_portrait(self, path: str, visitor: gr.Request) -> str:
+        with self.studio.guard(visitor):
+            return str(_shown_picture(self.studio, self.studio.artifacts.upload(Path(path))))
+
+    def show_voice(self, path: str, visitor: gr.Request) -> str:
+        with self.studio.guard(visitor):
+            artifact = self.studio.artifacts.upload(Path(path))
+            return str(self.studio.hand_out(replace(artifact, name=f"{artifact.id}{artifact.path.suffix}")))
+
+
+def _request(studio: Studio, widgets: Widgets, values: dict[Any, Any], visitor: gr.Request) -> dict[str, Any]:
+    """The request as the visitor filled it in. Raises InvalidRequest when portrait or voice is missing."""
+    for source, sentence in ((widgets.portrait, "no_portrait"), (widgets.voice, "no_voice")):
+        if not values[source]:
+            raise InvalidRequest(studio.say(sentence, visitor))
+    given = {name: values[widget] for name, widget in widgets.options.items() if values[widget] not in (None, "")}
+    portrait, voice = _original(studio, values[widgets.portrait]), _original(studio, values[widgets.voice])
+    return given | {"portrait": portrait.id, "voice": voice.id}
+
+
+def _original(studio: Studio, path: str) -> Artifact:
+    """The file behind what an input shows: a stand-in bears the id of its original as its name."""
+    try:
+        return studio.artifacts.get(Path(path).stem)
+    except InvalidRequest:
+        return studio.artifacts.upload(Path(path))
+
+
+def _shown_picture(studio: Studio, artifact: Artifact) -> Path:
+    """A stand-in that every browser can show, for HEIC, a video's first frame and the like."""
+    from PIL import Image
+
+    picture = read_picture(artifact.path, PREVIEW_SIDE)
+    path = studio.scratch(f"{artifact.id}.jpg")
+    Image.fromarray(picture.rgb).save(path, quality=90)
+    return path
+
+
+def _is_known(studio: Studio, job_id: str) -> bool:
+    try:
+        studio.service.get(job_id)
+    except InvalidRequest:
+        return False
+    return True
+
+
+def _view(studio: Studio, widgets: Widgets, job: Job, visitor: gr.Request) -> dict[Any, Any]:
+    """What the page shows of a job."""
+    running = not job.state.finished
+    video = str(studio.hand_out(job.result.artifacts[0])) if job.result else None
+    return {
+        widgets.job_id: job.id,
+        widgets.card: studio.card(job, visitor),
+        widgets.generate: gr.update(interactive=not running),
+        widgets.cancel: gr.update(interactive=running),
+        widgets.video: gr.update(value=video, visible=video is not None),
+        widgets.download: gr.update(value=video, visible=video is not None),
+        widgets.used: _used(studio, job, visitor),
+        widgets.used_box: gr.update(visible=video is not None),
+    }
+
+
+def _used(studio: Studio, job: Job, visitor: gr.Request) -> str:
+    """The table of how the video was made."""
+    if job.result is None:
+        return ""
+    data = job.result.data
+    rows = {name: data[name] for name in ("engine", "engine_reason", "frames", "fps", "seed") if name in data}
+    rows["size"] = " × ".join(str(side) for side in data.get("size", ()))
+    rows["seconds"] = ", ".join(f"{stage.replace('_', ' ')} {value:.1f}" for stage, value in data["seconds"].items())
+    rows["file"] = job.result.artifacts[0].name
+    return studio.facts({studio.say(f"used_{name}", visitor): value for name, value in rows.items()}, job.warnings)

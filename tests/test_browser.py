@@ -1,0 +1,292 @@
+"""The page in a real browser: a newcomer drops a photo and a voice, presses Generate and watches the video."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.fakes import start_program, write_extension
+from tests.servers import OFFLINE, PROJECT, Server, free_port, serving
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+]
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"),
+    pytest.mark.skipif(os.name == "nt", reason="POSIX signals"),
+]
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
+
+BRIGHTNESS = """async (video) => {
+  video.muted = true;
+  const canvas = Object.assign(document.createElement("canvas"), {width: 64, height: 64});
+  const means = [];
+  for (const part of [0.05, 0.5, 0.9]) {
+    await new Promise((done) => { video.onseeked = done; video.currentTime = video.duration * part; });
+    const context = canvas.getContext("2d");
+    context.drawImage(video, 0, 0, 64, 64);
+    const pixels = context.getImageData(0, 0, 64, 64).data;
+    means.push(pixels.reduce((sum, value, index) => index % 4 == 3 ? sum : sum + value, 0) / (64 * 64 * 3));
+  }
+  video.currentTime = 0;
+  await video.play();
+  await new Promise((done) => setTimeout(done, 500));
+  const moved = video.currentTime;
+  video.pause();
+  return {duration: video.duration, width: video.videoWidth, height: video.videoHeight, means, moved};
+}"""
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("browser") / "outputs"
+
+
+@pytest.fixture(scope="module")
+def server(outputs: Path) -> Iterator[Server]:
+    port = free_port()
+    command = [sys.executable, "app.py", "--port", str(port), "--outputs-dir", str(outputs)]
+    with serving(command, port, outputs.with_name("temp")) as server:
+        yield server
+    assert "Traceback" not in server.log, server.log
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: sync_api.Browser, server: Server) -> Iterator[sync_api.Page]:
+    yield from opened(browser, server)
+
+
+@pytest.fixture
+def phone(browser: sync_api.Browser, server: Server) -> Iterator[sync_api.Page]:
+    yield from opened(browser, server, viewport={"width": 375, "height": 800}, locale="zh-CN")
+
+
+def opened(browser: sync_api.Browser, server: Server, **how) -> Iterator[sync_api.Page]:
+    """A page of its own visitor. A script error in it fails the test."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **how})
+    page, errors = context.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(server.url)
+    page.wait_for_selector("#sadtalker-card .hint")
+    yield page
+    context.close()
+    assert errors == []
+
+
+def drop(page: sync_api.Page, portrait: Path | None = None, voice: Path | None = None) -> None:
+    if portrait is not None:
+        page.set_input_files("#sadtalker-portrait input[type=file]", portrait)
+        page.wait_for_selector("#sadtalker-portrait img")
+    if voice is not None:
+        page.set_input_files("#sadtalker-voice input[type=file]", voice)
+        page.wait_for_selector("#sadtalker-voice [data-testid=waveform-sadtalker-voice], #sadtalker-voice #waveform")
+
+
+def choose(page: sync_api.Page, button: str, file: Path) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.click(button)
+    chooser.value.set_files(file)
+
+
+def video_facts(page: sync_api.Page) -> dict:
+    video = page.wait_for_selector("#sadtalker-video video", timeout=120_000)
+    page.wait_for_function("document.querySelector('#sadtalker-video video').readyState >= 2", timeout=20_000)
+    return video.evaluate(BRIGHTNESS)
+
+
+def sentence(page: sync_api.Page, text: str) -> None:
+    page.get_by_text(text).first.wait_for(timeout=60_000)
+    assert page.get_by_text("Traceback").count() == 0
+
+
+def test_photo_and_voice_become_a_video_that_plays(page: sync_api.Page, portrait_file: Path, voice_file: Path):
+    import wave
+
+    with wave.open(str(voice_file)) as sound:
+        seconds = sound.getnframes() / sound.getframerate()
+    drop(page, portrait_file, voice_file)
+    page.click("#sadtalker-generate")
+    page.wait_for_selector(".job-preview img", timeout=60_000)
+    assert page.get_attribute("[role=progressbar]", "aria-valuenow").isdigit()
+    facts = video_facts(page)
+    assert facts["duration"] == pytest.approx(seconds, abs=0.1)
+    assert (facts["width"], facts["height"]) == (512, 512)
+    assert min(facts["means"]) > 20, "no black frames"
+    assert facts["moved"] > 0.1, "it plays"
+    used = page.inner_text("#sadtalker-used")
+    assert "builtin" in used and re.search(r"Seed\s+\d+", used)
+    assert page.is_visible("#sadtalker-download")
+    with page.expect_download() as download:
+        page.click("#sadtalker-download")
+    assert download.value.suggested_filename.endswith(".mp4")
+    page.reload()
+    assert video_facts(page)["duration"] == pytest.approx(seconds, abs=0.1), "a reload finds the job again"
+
+
+def test_cancel_stops_within_a_second_and_leaves_a_video_that_plays(
+    page: sync_api.Page, portrait_file: Path, voice_file: Path
+):
+    drop(page, portrait_file, voice_file)
+    page.click("#sadtalker-advanced button")
+    page.fill("#field-fps input[type=number]", "60")
+    assert page.input_value("#field-seed input, #field-seed textarea") == "", "empty draws a seed, and stays empty"
+    page.click("#sadtalker-generate")
+    page.wait_for_selector(".job-preview img", timeout=60_000)
+    begun = time.monotonic()
+    page.click("#sadtalker-cancel")
+    page.wait_for_selector("#sadtalker-generate:enabled", timeout=20_000)
+    assert time.monotonic() - begun < 1.5
+    facts = video_facts(page)
+    assert facts["duration"] > 0 and min(facts["means"]) > 20
+    sentence(page, "Stopped. The video ends where the work ended.")
+
+
+def test_a_closed_tab_stops_nothing(page: sync_api.Page, server: Server, portrait_file: Path, voice_file: Path):
+    drop(page, portrait_file, voice_file)
+    page.click("#sadtalker-generate")
+    page.wait_for_selector("[role=progressbar]", timeout=60_000)
+    context = page.context
+    storage = page.evaluate("sessionStorage.getItem('galatea-sadtalker-job')")
+    page.goto("about:blank")
+    again = context.new_page()
+    again.goto(server.url)
+    again.wait_for_selector("#sadtalker-card .hint")  # another tab has its own jobs
+    again.evaluate("(id) => sessionStorage.setItem('galatea-sadtalker-job', id)", storage)
+    again.reload()
+    assert video_facts(again)["width"] == 512
+
+
+def test_two_visitors_each_see_their_own_job(
+    page: sync_api.Page, phone: sync_api.Page, portrait_file: Path, voice_file: Path
+):
+    for visitor, size in ((page, "512"), (phone, "256")):
+        drop(visitor, portrait_file, voice_file)
+        visitor.click("#sadtalker-advanced button")
+        visitor.get_by_role("radio", name=size).check()
+    page.click("#sadtalker-generate")
+    page.wait_for_selector("[role=progressbar]", timeout=60_000)
+    phone.click("#sadtalker-generate")
+    phone.get_by_text("排队中").wait_for(timeout=60_000)
+    assert (video_facts(page)["width"], video_facts(phone)["width"]) == (512, 256)
+
+
+def test_bad_input_is_a_sentence(page: sync_api.Page, tmp_path: Path, voice_file: Path):
+    page.click("#sadtalker-generate")
+    sentence(page, "Choose a portrait first")
+    Image.fromarray(np.full((400, 400, 3), 128, np.uint8)).save(tmp_path / "wall.png")
+    drop(page, tmp_path / "wall.png", voice_file)
+    page.click("#sadtalker-generate")
+    page.wait_for_selector(".job-error", timeout=60_000)
+    assert "face" in page.inner_text(".job-error").lower()
+    assert page.is_enabled("#sadtalker-generate"), "the visitor can try again"
+
+
+def test_a_file_that_is_no_picture_is_a_sentence(page: sync_api.Page, tmp_path: Path, voice_file: Path):
+    (tmp_path / "letter.png").write_text("Dear picture,")
+    page.set_input_files("#sadtalker-portrait input[type=file]", tmp_path / "letter.png")
+    drop(page, voice=voice_file)
+    page.click("#sadtalker-generate")
+    page.wait_for_selector(".job-error", timeout=60_000)
+    assert "letter" in page.inner_text(".job-error")
+
+
+def test_an_iphone_photo_and_the_sound_of_a_video_are_taken(
+    page: sync_api.Page, outputs: Path, portrait_file: Path, voice_file: Path, tmp_path: Path
+):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    Image.open(portrait_file).save(tmp_path / "IMG 照片.heic")
+    choose(page, "#sadtalker-other-portrait", tmp_path / "IMG 照片.heic")
+    page.wait_for_selector("#sadtalker-portrait img", timeout=30_000)
+    page.wait_for_function("document.querySelector('#sadtalker-portrait img').naturalWidth > 100")
+    drop(page, voice=voice_file)
+    page.click("#sadtalker-generate")
+    assert video_facts(page)["width"] == 512
+    film = next(outputs.glob("talk/*.mp4"))
+    page.reload()
+    page.wait_for_selector("#sadtalker-video video", timeout=60_000)
+    choose(page, "#sadtalker-other-portrait", film)
+    page.wait_for_selector("#sadtalker-portrait img", timeout=30_000)
+    choose(page, "#sadtalker-other-voice", film)
+    page.wait_for_selector("#sadtalker-voice #waveform", timeout=30_000)
+    page.click("#sadtalker-generate")
+    page.wait_for_selector(".job-preview img", timeout=60_000)
+    assert video_facts(page)["width"] == 512
+
+
+def test_an_example_is_one_click_on_a_phone_in_chinese(phone: sync_api.Page):
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 375, "nothing sticks out sideways"
+    assert phone.inner_text("#sadtalker-generate") == "生成"
+    phone.click("#sadtalker-examples button.gallery-item >> nth=0")
+    assert video_facts(phone)["width"] == 512
+    assert "引擎" in phone.inner_text("#sadtalker-used")
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 375
+
+
+def test_it_works_by_keyboard(page: sync_api.Page):
+    """Every control is reached by Tab, in order, and Enter presses the button that has the focus."""
+    seen = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("(document.activeElement.closest('[id^=sadtalker-], [id^=field-]') || {}).id"))
+        if seen[-1] == "sadtalker-generate":
+            break
+    expected = ["sadtalker-portrait", "sadtalker-voice", "field-preprocess", "field-still", "sadtalker-generate"]
+    order = [seen.index(name) for name in expected]
+    assert order == sorted(order)
+    page.keyboard.press("Enter")
+    sentence(page, "Choose a portrait first")
+
+
+def test_what_is_wrong_is_said_at_the_top_of_the_page(browser: sync_api.Browser, tmp_path: Path):
+    """A broken extension, and a public link that could not be made: both in words, and the page works."""
+    extensions, port = tmp_path / "extensions", free_port()
+    write_extension(extensions, "broken", 'jobs = "broken.jobs:KINDS"\n', jobs="raise RuntimeError('at import')")
+    command = start_program(extensions, "--port", str(port), "--share", "--share-open", "--language", "zh")
+    command[2] = OFFLINE + command[2]
+    with serving(command, port, tmp_path / "temp") as server:
+        server.wait_for("没有公开链接")
+        visitor = browser.new_page()
+        visitor.goto(server.url)
+        visitor.wait_for_selector("#notices p")
+        notices = visitor.inner_text("#notices")
+        assert "broken" in notices and "at import" in notices and "没有公开链接" in notices
+        visitor.get_by_role("tab", name="系统").click()
+        visitor.get_by_text("未加载").wait_for()
+        visitor.close()
+
+
+def test_the_system_tab_tells_what_is_installed(page: sync_api.Page):
+    page.get_by_role("tab", name="System").click()
+    report = page.inner_text("#system-report")
+    assert "SadTalker" in report and "loaded" in report and "gradio" in report
+    assert str(PROJECT / "models") in report

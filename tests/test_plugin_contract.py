@@ -1,0 +1,93 @@
+"""Every extension that ships keeps the contract of webui.plugin_api, whatever it does."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import string
+from pathlib import Path
+
+import pytest
+
+from webui import plugin_api, plugin_loader
+from webui.cli import is_artifact
+from webui.settings import LANGUAGES
+
+PROJECT = Path(__file__).parent.parent
+PLUGINS = plugin_loader.load(PROJECT / "extensions").loaded
+KINDS = [kind for plugin in PLUGINS for kind in plugin.kinds]
+LOCALES = [PROJECT / "webui" / "ui" / "locales", *(plugin.folder / "locales" for plugin in PLUGINS)]
+
+by_name = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+
+
+def tables(folder: Path) -> dict[str, dict[str, str]]:
+    return {language: json.loads((folder / f"{language}.json").read_text(encoding="utf-8")) for language in LANGUAGES}
+
+
+def test_there_are_extensions_to_check():
+    assert KINDS
+
+
+def test_everything_the_contract_names_exists():
+    assert len(set(plugin_api.__all__)) == len(plugin_api.__all__)
+    for name in plugin_api.__all__:
+        assert hasattr(plugin_api, name), name
+
+
+def test_a_tab_gets_all_that_the_contract_promises():
+    from webui.ui.studio import TabStudio
+
+    promised = {name for name in vars(plugin_api.Studio) if not name.startswith("_")}
+    fields = set(TabStudio.__dataclass_fields__)
+    assert {"service", "text", "follow", "hand_out"} <= promised
+    for name in promised - fields:
+        wanted = inspect.signature(getattr(plugin_api.Studio, name)).parameters
+        assert list(inspect.signature(getattr(TabStudio, name)).parameters) == list(wanted), name
+
+
+@by_name
+def test_a_handler_takes_context_and_request(kind: plugin_api.JobKind):
+    assert len(inspect.signature(kind.handler).parameters) == 2
+
+
+@by_name
+def test_a_request_refuses_unknown_fields_and_describes_every_field(kind: plugin_api.JobKind):
+    assert kind.request.model_config.get("extra") == "forbid"
+    assert kind.request.model_config.get("frozen") is True
+    for name, field in kind.request.model_fields.items():
+        assert (field.description or "").endswith("."), name
+
+
+@by_name
+def test_a_request_is_plain_data(kind: plugin_api.JobKind):
+    """It must survive a queue: what is not a file has a default that JSON can carry."""
+    files = {name: "0" * 32 for name, field in kind.request.model_fields.items() if is_artifact(field)}
+    request = kind.request.model_validate(files)
+    assert kind.request.model_validate_json(request.model_dump_json()) == request
+
+
+@pytest.mark.parametrize("folder", LOCALES, ids=lambda folder: folder.parent.name)
+def test_both_languages_say_the_same_things(folder: Path):
+    english, *others = tables(folder).values()
+    for other in others:
+        assert set(other) == set(english)
+        for key, value in english.items():
+            assert placeholders(other[key]) == placeholders(value), key
+            assert other[key].strip(), key
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.manifest.id)
+def test_every_string_that_a_tab_asks_for_is_there_and_none_is_left_over(plugin: plugin_loader.Plugin):
+    source = (plugin.folder / "tab.py").read_text(encoding="utf-8")
+    keys = set(tables(plugin.folder / "locales")["en"])
+    asked = set(re.findall(r'studio\.(?:text|say)\("(\w+)"', source))
+    assert asked and asked <= keys
+    for key in keys:
+        plain = key.removeprefix("field_").removeprefix("help_").removeprefix("used_")
+        assert f'"{plain}"' in source, key
+
+
+def placeholders(text: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}

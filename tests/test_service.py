@@ -1,0 +1,285 @@
+"""The job service: what a job goes through, what watchers see, and how each kind of ending looks."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from extensions.sadtalker.jobs import KINDS as TALK_KINDS
+from tests import fakes
+from webui.artifacts import Artifacts
+from webui.errors import InvalidRequest, StorageError
+from webui.jobs import preview
+from webui.jobs.runner import Pace, Runner
+from webui.jobs.service import JobService
+from webui.jobs.types import JobKind, JobResult, JobState
+from webui.settings import Settings
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Artifacts:
+    return Artifacts(tmp_path / "outputs")
+
+
+@pytest.fixture
+def service(artifacts: Artifacts) -> Iterator[JobService]:
+    service = JobService([fakes.COUNT, fakes.FAIL, *TALK_KINDS], artifacts, Settings())
+    yield service
+    service.close()
+
+
+def serving(artifacts: Artifacts, *kinds: JobKind) -> JobService:
+    return JobService(kinds, artifacts, Settings())
+
+
+def test_a_job_is_done_with_its_file_and_facts(service: JobService):
+    job = service.wait(service.submit("count", {"steps": 3, "seed": 7, "loud": True}).id, 20)
+    assert job.state is JobState.DONE
+    assert job.fraction == 1.0
+    assert job.warnings == ("This is loud.",)
+    assert job.result.data["done"] == 3
+    assert job.result.artifacts[0].path.read_text() == "7\n8\n9\n"
+
+
+def test_a_seed_is_drawn_once_when_none_is_given(service: JobService):
+    seeds = {service.wait(service.submit("count", {"steps": 1}).id, 20).result.data["seed"] for _ in range(5)}
+    assert len(seeds) == 5
+    assert all(0 <= seed <= 2**32 - 1 for seed in seeds)
+    assert service.wait(service.submit("count", {"steps": 1, "seed": 0}).id, 20).result.data["seed"] == 0
+
+
+def test_jobs_run_one_after_another_in_order(artifacts: Artifacts):
+    order: list[int] = []
+
+    def note(_ctx, request) -> JobResult:
+        order.append(request.steps)
+        time.sleep(0.01)
+        order.append(request.steps)
+        return JobResult((), {})
+
+    service = serving(artifacts, JobKind("note", "Noting", fakes.CountRequest, note))
+    jobs = [service.submit("note", {"steps": number}) for number in (1, 2, 3)]
+    for job in jobs:
+        service.wait(job.id, 20)
+    service.close()
+    assert order == [1, 1, 2, 2, 3, 3]
+    assert [job.id for job in service.jobs()] == [job.id for job in jobs]
+
+
+def test_a_watcher_sees_progress_previews_and_time_left(service: JobService):
+    job = service.submit("count", {"steps": 30, "pause": 0.05})
+    seen = [job]
+    while not seen[-1].state.finished:
+        seen.append(service.watch(job.id, seen[-1].version, 20))
+    versions = [snapshot.version for snapshot in seen]
+    fractions = [snapshot.fraction for snapshot in seen]
+    assert versions == sorted(set(versions))
+    assert fractions == sorted(fractions)
+    assert any(0.0 < (snapshot.eta or 0.0) < 3.0 for snapshot in seen)
+    pictures = {snapshot.preview for snapshot in seen} - {None}
+    assert 2 <= len(pictures) <= 2 + 8 * 30 * 0.1
+    picture = Image.open(io.BytesIO(pictures.pop()))
+    assert picture.format == "JPEG" and picture.size == (384, 288)
+    assert seen[-1].preview is None
+
+
+def test_nothing_is_encoded_when_nobody_can_see_it(service: JobService):
+    job = service.submit("count", {"steps": 5, "pause": 0.01}, previews=False)
+    while not job.state.finished:
+        job = service.watch(job.id, job.version, 20)
+        assert job.preview is None
+
+
+def test_watching_returns_at_its_timeout(artifacts: Artifacts):
+    kind, started, release = fakes.holding()
+    service = serving(artifacts, kind)
+    job = service.submit("hold", {})
+    assert started.wait(20)
+    begun = time.monotonic()
+    same = service.watch(job.id, service.get(job.id).version, 0.1)
+    assert 0.05 < time.monotonic() - begun < 5
+    assert not same.state.finished
+    release.set()
+    service.close()
+
+
+def test_a_cancelled_job_keeps_what_it_made(service: JobService):
+    job = service.submit("count", {"steps": 1000, "pause": 0.01, "seed": 0})
+    while job.fraction == 0:
+        job = service.watch(job.id, job.version, 20)
+    begun = time.monotonic()
+    service.cancel(job.id)
+    job = service.wait(job.id, 20)
+    assert time.monotonic() - begun < 1
+    assert job.state is JobState.CANCELLED
+    assert 0 < job.fraction < 1
+    lines = job.result.artifacts[0].path.read_text().splitlines()
+    assert len(lines) == job.result.data["done"] > 0
+
+
+def test_a_job_cancelled_in_the_queue_never_starts(artifacts: Artifacts):
+    kind, started, release = fakes.holding()
+    service = serving(artifacts, kind, fakes.COUNT)
+    service.submit("hold", {})
+    assert started.wait(20)
+    waiting = service.submit("count", {"steps": 1})
+    assert service.cancel(waiting.id).state is JobState.CANCELLED
+    release.set()
+    service.close()
+    assert service.get(waiting.id).result is None
+    assert not artifacts.root.exists()
+
+
+def test_cancelled_with_nothing_to_keep(artifacts: Artifacts):
+    started = threading.Event()
+
+    def stubborn(ctx, _request) -> JobResult:
+        started.set()
+        while not ctx.cancelled:
+            time.sleep(0.005)
+        return fakes.count(ctx, fakes.CountRequest(steps=2))
+
+    service = serving(artifacts, JobKind("count", "Counting", fakes.HoldRequest, stubborn))
+    job = service.submit("count", {})
+    assert started.wait(20)
+    service.cancel(job.id)
+    job = service.wait(job.id, 20)
+    service.close()
+    assert (job.state, job.result, job.error) == (JobState.CANCELLED, None, "Nothing was written.")
+    assert [p for p in artifacts.root.rglob("*") if p.is_file()] == []
+
+
+def test_a_finished_job_never_changes(service: JobService):
+    job = service.wait(service.submit("count", {}).id, 20)
+    assert service.cancel(job.id) == job
+    assert service.watch(job.id, job.version, 20) == job
+
+
+def test_known_errors_show_their_message(service: JobService):
+    job = service.wait(service.submit("fail", {"how": "model"}).id, 20)
+    assert (job.state, job.error_type) == (JobState.FAILED, "ModelMissing")
+    assert job.error == "The model is missing. Put it into models/."
+
+
+def test_a_bug_shows_a_plain_sentence_and_logs_its_traceback(service: JobService, caplog: pytest.LogCaptureFixture):
+    job = service.wait(service.submit("fail", {"how": "bug"}).id, 20)
+    assert job.state is JobState.FAILED
+    assert "secret" not in job.error and "Traceback" not in job.error
+    assert "secret detail" in caplog.text
+    assert service.wait(service.submit("count", {}).id, 20).state is JobState.DONE, "the worker survives"
+
+
+def test_running_out_of_memory_is_said(service: JobService):
+    job = service.wait(service.submit("fail", {"how": "memory"}).id, 20)
+    assert job.error_type == "OutOfMemory"
+    assert "memory" in job.error
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({"portrait": "x", "voice": "y", "pose_style": 46}, "'pose_style' must be at most 45, not 46."),
+        ({"portrait": "x", "voice": "y", "fps": 1}, "'fps' must be at least 10, not 1."),
+        ({"portrait": "x"}, "'voice' is missing."),
+        ({"portrait": "x", "voice": "y", "mood": 1}, "'mood' is not an option here."),
+        ({"portrait": "x", "voice": "y", "engine": "magic"}, "'engine' must be 'auto', 'builtin' or 'sadtalker', not"),
+        ({"portrait": "x", "voice": "y", "seed": "soon"}, "'seed' must be a valid integer"),
+        ({"portrait": "x", "voice": "y", "fps": float("nan")}, "'fps' must be"),
+    ],
+)
+def test_a_broken_bound_is_a_sentence_with_field_and_bound(service: JobService, request_: dict, expected: str):
+    with pytest.raises(InvalidRequest) as caught:
+        service.submit("talk", request_)
+    assert expected in str(caught.value)
+
+
+def test_unknown_kinds_and_jobs_are_said(service: JobService):
+    with pytest.raises(InvalidRequest, match="There are: count, fail, talk"):
+        service.submit("sing", {})
+    for ask in (service.get, service.cancel, lambda job_id: service.watch(job_id, 0, 1)):
+        with pytest.raises(InvalidRequest, match="no job"):
+            ask("nothing")
+
+
+def test_an_unknown_file_fails_the_job_with_a_sentence(service: JobService):
+    job = service.wait(service.submit("count", {"source": "0" * 16}).id, 20)
+    assert job.error_type == "InvalidRequest"
+    assert "no file with the id" in job.error
+
+
+def test_a_target_gets_the_file_and_is_checked_before_the_work(service: JobService, artifacts: Artifacts, tmp_path: Path):
+    target = tmp_path / "mine.txt"
+    job = service.wait(service.submit("count", {"steps": 1, "seed": 5}, target=target).id, 20)
+    assert target.read_text() == "5\n"
+    assert job.result.artifacts[0].path == target
+    assert not artifacts.root.exists()
+    with pytest.raises(StorageError):
+        service.submit("count", {}, target=tmp_path / "none" / "x.txt")
+    with pytest.raises(InvalidRequest, match=r"\.txt"):
+        service.submit("count", {}, target=tmp_path / "x.mp3")
+
+
+def test_closing_cancels_what_is_unfinished_and_keeps_what_is_made(artifacts: Artifacts):
+    service = serving(artifacts, fakes.COUNT)
+    running, waiting = (service.submit("count", {"steps": 1000, "pause": 0.01}) for _ in range(2))
+    while service.get(running.id).fraction == 0:
+        time.sleep(0.01)
+    service.close()
+    assert service.get(running.id).state is JobState.CANCELLED
+    assert service.get(running.id).result.artifacts[0].path.exists()
+    assert service.get(waiting.id).state is JobState.CANCELLED
+    assert list(artifacts.root.rglob("*.part")) == []
+
+
+def test_warming_up_happens_on_the_worker_and_may_fail(artifacts: Artifacts, caplog: pytest.LogCaptureFixture):
+    threads: list[str] = []
+
+    def warm() -> None:
+        threads.append(threading.current_thread().name)
+        raise RuntimeError("no weights")
+
+    service = serving(artifacts, JobKind("count", "Counting", fakes.CountRequest, fakes.count, warm_up=warm))
+    service.warm_up()
+    assert service.wait(service.submit("count", {}).id, 20).state is JobState.DONE
+    service.close()
+    assert threads == ["galatea-jobs"]
+    assert "no weights" in caplog.text
+
+
+def test_only_the_newest_finished_jobs_are_remembered(service: JobService, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("webui.jobs.board.KEPT", 3)
+    for _ in range(8):
+        service.wait(service.submit("count", {"steps": 1}).id, 20)
+    assert len(service.jobs()) <= 4
+
+
+def test_the_pace_tells_the_time_left():
+    pace = Pace()
+    assert pace.seconds_left(0.0, "frame 1", now=0.0) is None
+    assert pace.seconds_left(0.1, "frame 2", now=1.0) == pytest.approx(9.0)
+    for second in range(2, 40):
+        left = pace.seconds_left(0.1 + 0.02 * (second - 1), f"frame {second + 1}", now=float(second))
+    assert left == pytest.approx((1 - 0.1 - 0.02 * 38) / 0.02), "the last ten seconds count"
+    assert pace.seconds_left(0.9, "tidying up", now=50.0) is None, "another stage has another pace"
+
+
+def test_a_throttle_lets_the_first_through_at_once(monkeypatch: pytest.MonkeyPatch):
+    now = 100.0
+    monkeypatch.setattr(preview.time, "monotonic", lambda: now)
+    throttle = preview.Throttle(per_second=8)
+    assert throttle.ready()
+    now = 100.1
+    assert not throttle.ready()
+    now = 100.13
+    assert throttle.ready()
+
+
+def test_the_runner_offers_the_service_no_more_than_a_queue_could():
+    public = {name for name in vars(Runner) if not name.startswith("_")}
+    assert public == {"submit", "cancel", "warm_up", "close"}

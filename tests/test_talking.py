@@ -1,0 +1,166 @@
+"""The talking head from files to file, through the service that page and command line use, with the bounds it is held to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.media import write_wav
+from webui import plugin_loader
+from webui.artifacts import Artifacts
+from webui.jobs.service import JobService
+from webui.jobs.types import JobState
+from webui.settings import PROJECT, Settings
+
+METER = PROJECT.parent / "shared" / "tools" / "talking_quality.py"
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    """The real service with the real extension, over folders of its own."""
+    folder = tmp_path_factory.mktemp("studio")
+    settings = Settings(models_dir=folder / "models", outputs_dir=folder / "outputs")
+    artifacts = Artifacts(settings.outputs_dir)
+    service = JobService(plugin_loader.load(PROJECT / "extensions").kinds, artifacts, settings)
+    yield service, artifacts
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def talk(studio):
+    """talk(portrait, voice, **options) -> the finished job."""
+    service, artifacts = studio
+
+    def run(portrait, voice, **options):
+        request = {"portrait": artifacts.adopt(Path(portrait)).id, "voice": artifacts.adopt(Path(voice)).id, "seed": 1, **options}
+        return service.wait(service.submit("talk", request).id, timeout=300)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def clip(talk, portrait_file, voice_file):
+    job = talk(portrait_file, voice_file)
+    assert job.state is JobState.DONE, job.error
+    return job
+
+
+def measure(video, *options):
+    """What the meter beside the project says of a video; skips aloud where it is not."""
+    if not METER.exists():
+        pytest.skip(f"the meter {METER.name} is not on this machine")
+    done = subprocess.run(
+        [sys.executable, str(METER), str(video), "--json", *map(str, options)], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def frames_of(video, count=None):
+    import cv2
+
+    reader = cv2.VideoCapture(str(video))
+    out = []
+    while count is None or len(out) < count:
+        ok, frame = reader.read()
+        if not ok:
+            break
+        out.append(frame[:, :, ::-1])
+    return out
+
+
+def test_the_result_says_what_was_used(clip):
+    data = clip.result.data
+    assert data["engine"] == "builtin" and "no SadTalker checkpoints" in data["engine_reason"]
+    assert data["size"][0] == 512 and data["seed"] == 1 and data["fps"] == 25
+    assert {"voice", "face", "prepare", "motion", "render", "first_preview", "total"} <= set(data["seconds"])
+
+
+@pytest.mark.long
+def test_the_clip_reaches_the_bounds(clip, portrait_file):
+    video = clip.result.artifacts[0].path
+    m = measure(video, "--portrait", portrait_file)
+    assert m["face_found"] == 1.0
+    assert m["identity_mean"] <= 0.25 and m["identity_max"] <= 0.40
+    assert 0.03 <= m["aperture_in_speech"] - m["aperture_in_silence"] <= 0.15
+    assert m["aperture_in_silence"] - m["aperture_rest"] <= 0.02
+    assert 0.04 <= m["head_range"] <= 0.30
+    assert m["head_jitter"] <= 0.006
+    assert abs(m["av_gap_s"]) <= 0.04
+    assert m["frames"] == clip.result.data["frames"]
+
+
+@pytest.mark.long
+def test_full_still_leaves_the_picture_alone_while_lips_and_eyes_live(talk, samples, voice_file):
+    portrait = samples / "portraits" / "full_body_1.png"
+    job = talk(portrait, voice_file, preprocess="full", still=True)
+    m = measure(job.result.artifacts[0].path, "--portrait", portrait, "--full")
+    assert m["far_drift_levels"] <= 0.3 and m["far_fidelity_levels"] <= 3.0
+    assert m["head_range"] <= 0.03
+    assert m["aperture_in_speech"] - m["aperture_in_silence"] >= 0.03
+    assert m["blinks"] >= 1
+
+
+@pytest.mark.long
+def test_every_sample_portrait_talks_in_every_mode(talk, samples, tmp_path):
+    voice = write_wav(tmp_path / "short.wav", seconds=0.4)
+    for portrait in sorted((samples / "portraits").iterdir()):
+        for mode in ("crop", "extcrop", "resize", "full", "extfull"):
+            job = talk(portrait, voice, preprocess=mode, size=256)
+            assert job.state is JobState.DONE, (portrait.name, mode, job.error)
+            assert len(frames_of(job.result.artifacts[0].path)) == 10
+
+
+def test_the_same_request_and_seed_give_the_same_file(talk, portrait_file, tmp_path):
+    voice = write_wav(tmp_path / "voice.wav", seconds=1.0)
+    first, second, other = (talk(portrait_file, voice, size=256, seed=seed).result.artifacts[0].path for seed in (5, 5, 6))
+    assert first.read_bytes() == second.read_bytes()
+    assert first.read_bytes() != other.read_bytes()
+
+
+def test_silence_makes_a_still_mouthed_video_and_a_warning(talk, portrait_file, tmp_path):
+    job = talk(portrait_file, write_wav(tmp_path / "silence.wav", seconds=2.0, amplitude=0.0), size=256, still=True, blink=False)
+    assert job.state is JobState.DONE and any("silent" in warning for warning in job.warnings)
+    frames = frames_of(job.result.artifacts[0].path)
+    assert len(frames) == 50
+    mouth = [frame[frame.shape[0] // 2 :].astype(int) for frame in frames]
+    assert max(np.abs(frame - mouth[0]).mean() for frame in mouth) < 1.0
+
+
+def test_cancel_keeps_a_playable_part(studio, portrait_file, tmp_path):
+    service, artifacts = studio
+    voice = write_wav(tmp_path / "long.wav", seconds=60)
+    request = {"portrait": artifacts.adopt(portrait_file).id, "voice": artifacts.adopt(voice).id, "size": 256}
+    job = service.submit("talk", request)
+    while service.get(job.id).preview is None:
+        job = service.watch(job.id, job.version, timeout=5)
+        assert not job.state.finished, job.error
+    service.cancel(job.id)
+    job = service.wait(job.id, timeout=10)
+    assert job.state is JobState.CANCELLED and job.result is not None
+    frames = frames_of(job.result.artifacts[0].path)
+    assert 0 < len(frames) == job.result.data["frames"] < 1500
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({"engine": "sadtalker"}, "models/SadTalker"), ({"face": 7}, "--face"), ({"face": 0}, None)],
+)
+def test_options_that_cannot_be_met_are_explained(talk, portrait_file, tmp_path, options, expected):
+    job = talk(portrait_file, write_wav(tmp_path / "voice.wav", seconds=0.3), size=256, **options)
+    if expected is None:
+        assert job.state is JobState.DONE
+    else:
+        assert job.state is JobState.FAILED and expected in job.error.replace("\\", "/")
+
+
+def test_a_picture_without_a_face_is_refused(talk, tmp_path):
+    from PIL import Image
+
+    Image.effect_noise((300, 300), 60).save(tmp_path / "noise.png")
+    job = talk(tmp_path / "noise.png", write_wav(tmp_path / "voice.wav", seconds=0.3))
+    assert job.state is JobState.FAILED and "face" in job.error

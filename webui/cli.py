@@ -1,0 +1,221 @@
+"""The command line: flags, and one sub-command per kind of job, made from the fields of its request model.
+
+Speaks to the job service alone. Never imports the page or its library, so that it starts quickly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
+
+from webui import errors, settings
+from webui.errors import GalateaError, InvalidRequest
+from webui.jobs.runner import UNEXPECTED
+from webui.jobs.types import ARTIFACT_FORMAT, Job, JobKind, JobState
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+    from webui.artifacts import Artifacts
+    from webui.jobs.service import JobService
+
+IMPORTED = time.time()
+INTERRUPTED = 130
+SAVING = 15.0
+"""Seconds that a job has after Ctrl-C to finish its file."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises InvalidRequest where argparse would end the program, so that --json can report it too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidRequest(f"{message[:1].upper()}{message[1:]}. See {self.prog} --help.")
+
+
+def parse(argv: Sequence[str], kinds: Sequence[JobKind]) -> argparse.Namespace:
+    """The parsed command line; `command` is None to serve, or the name of a kind of job."""
+    about = "Galatea: serves the studio's page when no command is given."
+    parser = Parser(prog="app.py", description=about, allow_abbrev=False)
+    settings.add_flags(parser, serving=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for kind in kinds:
+        command = commands.add_parser(kind.name, help=kind.title, description=kind.title, allow_abbrev=False)
+        _add_fields(command, kind.request)
+        command.add_argument("--out", metavar="FILE", type=Path, help="where the result goes (a new file in outputs)")
+        command.add_argument("--json", action="store_true", help="end with one line of JSON about the result")
+        settings.add_flags(command, serving=False)
+    return parser.parse_args(argv)
+
+
+def run(kind: JobKind, options: Mapping[str, Any], service: JobService, artifacts: Artifacts) -> int:
+    """Do one job and report it. options: the parsed flags. Returns the exit code, raises GalateaError."""
+    out: Path | None = options["out"]
+    request = request_from(kind.request, options, artifacts)
+    target = out.expanduser().absolute() if out else None
+    start_up = process_age()
+    with interruptible():
+        job = service.submit(kind.name, request, target=target, previews=False)
+        try:
+            job = _watched(service, job, Progress(sys.stderr))
+        except KeyboardInterrupt:
+            print("\nStopping; what is done so far is being saved.", file=sys.stderr, flush=True)
+            service.cancel(job.id)
+            job = service.wait(job.id, SAVING)
+    if job.state is JobState.FAILED or job.result is None:
+        return _report_failure(job, as_json=options["json"])
+    _report_result(job, start_up, as_json=options["json"])
+    return INTERRUPTED if job.state is JobState.CANCELLED else 0
+
+
+def report_error(error: GalateaError, *, as_json: bool) -> int:
+    """Say what is wrong on stderr, and as the last line of stdout for --json. Returns the exit code."""
+    return _print_error(str(error), type(error).__name__, error.exit_code, as_json=as_json)
+
+
+def request_from(model: type[BaseModel], options: Mapping[str, Any], artifacts: Artifacts) -> dict[str, Any]:
+    """The request's fields that were given; paths become artifact ids. Raises InvalidRequest for a missing file."""
+    request = {}
+    for name, field in model.model_fields.items():
+        if options.get(name) is not None:
+            given = options[name]
+            request[name] = artifacts.adopt(Path(given).expanduser()).id if is_artifact(field) else given
+    return request
+
+
+def is_artifact(field: FieldInfo) -> bool:
+    """True for a request field that names a file, one that may be left out included."""
+    inner = [rule for part in get_args(field.annotation) for rule in getattr(part, "__metadata__", ())]
+    extras = [getattr(rule, "json_schema_extra", None) for rule in (field, *inner)]
+    return any(isinstance(extra, dict) and extra.get("format") == ARTIFACT_FORMAT for extra in extras)
+
+
+def process_age() -> float:
+    """Seconds since this process was made; since this module was imported where the system does not tell."""
+    try:
+        after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        started = int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, AttributeError, ValueError, IndexError):
+        return time.time() - IMPORTED
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let a polite kill (SIGTERM) act like Ctrl-C."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Progress:
+    """One line that is written over on a terminal; a line per stage and per tenth elsewhere."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+        self._live = stream.isatty()
+        self._last: object = None
+
+    def show(self, job: Job) -> None:
+        left = "" if job.eta is None else f", {job.eta:.0f} s left"
+        text = f"{job.fraction:4.0%}  {job.stage or job.state.value}{left}"
+        if self._live:
+            print(f"\r\x1b[K{text}", end="", file=self._stream, flush=True)
+        elif self._last != (mark := (re.sub(r"\d+", "", job.stage), int(job.fraction * 10))):
+            self._last = mark
+            print(text, file=self._stream, flush=True)
+
+    def end(self) -> None:
+        if self._live:
+            print("\r\x1b[K", end="", file=self._stream, flush=True)
+
+
+def _watched(service: JobService, job: Job, progress: Progress) -> Job:
+    while not job.state.finished:
+        progress.show(job)
+        # The timeout keeps Ctrl-C alive on systems where waiting for a lock cannot be interrupted.
+        job = service.watch(job.id, job.version, timeout=0.5)
+    progress.end()
+    return job
+
+
+def _report_result(job: Job, start_up: float, *, as_json: bool) -> None:
+    assert job.result is not None
+    path = job.result.artifacts[0].path
+    for warning in job.warnings:
+        print(f"Note: {warning}", file=sys.stderr)
+    if job.state is JobState.CANCELLED:
+        print("Stopped. This is what was done so far:", file=sys.stderr)
+    if not as_json:
+        print(path)
+        return
+    seconds = {"start_up": round(start_up, 3), **job.result.data.get("seconds", {})}
+    facts = {"path": str(path), **job.result.data, "seconds": seconds, "warnings": list(job.warnings)}
+    print(json.dumps(facts | {"partial": job.state is JobState.CANCELLED}), flush=True)
+
+
+def _report_failure(job: Job, *, as_json: bool) -> int:
+    if not job.state.finished:
+        message = "The job did not stop in time; nothing was kept."
+        return _print_error(message, "Cancelled", INTERRUPTED, as_json=as_json)
+    kind = getattr(errors, job.error_type, None) if job.error_type else None
+    code = INTERRUPTED if job.state is JobState.CANCELLED else getattr(kind, "exit_code", 1)
+    return _print_error(job.error or UNEXPECTED, job.error_type or "InternalError", code, as_json=as_json)
+
+
+def _print_error(message: str, kind: str, code: int, *, as_json: bool) -> int:
+    print(f"Error: {message}", file=sys.stderr, flush=True)
+    if as_json:
+        print(json.dumps({"error": message, "type": kind}), flush=True)
+    return code
+
+
+def _add_fields(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
+    for name, field in model.model_fields.items():
+        about = (field.description or name).replace("%", "%%")
+        flag = f"--{name.replace('_', '-')}"
+        if is_artifact(field) and field.is_required():
+            # What a person gives is a path; that the request holds an id is nothing to them.
+            parser.add_argument(name, metavar=name.upper(), help=about.replace("Artifact id of a", "A"))
+        elif field.annotation is bool:
+            opposite = f"--no-{flag[2:]}" if field.default else flag
+            action = "store_false" if field.default else "store_true"
+            about = f"turn this off: {about}" if field.default else about
+            parser.add_argument(opposite, dest=name, action=action, default=None, help=about)
+        else:
+            parser.add_argument(flag, dest=name, help=f"{about} ({_default(field)})", **_shape(field))
+
+
+def _shape(field: FieldInfo) -> dict[str, Any]:
+    """argparse's arguments for a field with a value. Bounds are left to the model, which words them better."""
+    if get_origin(field.annotation) is not Literal:
+        return {"metavar": "FILE" if is_artifact(field) else "N"}
+    values = {str(value): value for value in get_args(field.annotation)}
+
+    def choice(text: str) -> Any:
+        if text not in values:
+            raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(values)}")
+        return values[text]
+
+    return {"type": choice, "metavar": "|".join(values)}
+
+
+def _default(field: FieldInfo) -> str:
+    limits = [f"{getattr(rule, side):g}" for rule in field.metadata for side in ("ge", "le") if hasattr(rule, side)]
+    bounds = f"{' to '.join(limits)}; " if len(limits) == 2 else ""
+    return f"{bounds}default: {'none' if field.default is None else field.default}"

@@ -1,0 +1,236 @@
+"""The studio's settings: the one place where flags, environment and settings file are read. Never changed afterwards.
+
+Precedence: command line, then environment (GALATEA_PORT=7861 ...), then settings.toml, then the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from webui.errors import InvalidRequest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+
+PROJECT = Path(__file__).resolve().parent.parent
+DEFAULT_PORT = 7860
+LANGUAGES = ("en", "zh")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Frozen settings of this run.
+
+    device:            auto, cpu, mps, cuda or cuda:N.
+    port:              None takes 7860 or the next free one.
+    gradio_auth:       (user, password) pairs; never shown in the repr.
+    longest_side:      larger pictures are scaled down to this many pixels.
+    max_voice_minutes: longer voices are refused.
+    lite:              installed without torch: only what needs none can run.
+    language:          en or zh for everybody; None follows each visitor's browser.
+    """
+
+    models_dir: Path = PROJECT / "models"
+    outputs_dir: Path = PROJECT / "outputs"
+    device: str = "auto"
+    listen: bool = False
+    port: int | None = None
+    share: bool = False
+    share_open: bool = False
+    gradio_auth: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    longest_side: int = 2048
+    max_voice_minutes: float = 30.0
+    lite: bool = False
+    language: str | None = None
+
+    def check_serving(self) -> None:
+        """Raise InvalidRequest when serving with these settings would open the studio to strangers unasked."""
+        if self.share and not self.gradio_auth and not self.share_open:
+            raise InvalidRequest(
+                "--share puts this studio on the internet for anybody who has the link. "
+                "Add --gradio-auth user:password, or --share-open if that is what you want."
+            )
+
+    def serving_warnings(self) -> tuple[str, ...]:
+        """What the person who starts the server should know about these settings."""
+        if self.listen and not self.gradio_auth:
+            return ("Everybody on your network can use this studio. Add --gradio-auth user:password to change that.",)
+        return ()
+
+
+def add_flags(parser: argparse.ArgumentParser, *, serving: bool) -> None:
+    """Declare the settings as flags. Values stay text and absent flags stay absent: `load` reads and checks them."""
+    group = parser.add_argument_group("settings")
+    group.add_argument("--settings", metavar="FILE", default=argparse.SUPPRESS, help="settings file (settings.toml)")
+    for option in _OPTIONS:
+        if option.flag is None or (option.only_serving and not serving):
+            continue
+        shape: dict[str, Any] = {"action": "store_true"} if option.read is _read_bool else {"metavar": option.metavar}
+        group.add_argument(option.flag, dest=option.name, default=argparse.SUPPRESS, help=option.help, **shape)
+
+
+def load(given: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Settings from parsed flags (only those that were given), the environment and the settings file.
+
+    Raises InvalidRequest, naming the setting and where it stands, when a value cannot be used.
+    """
+    values: dict[str, Any] = {}
+    for source in (_from_file(given, environ), _from_environment(environ), _from_flags(given)):
+        values |= source
+    values.setdefault("lite", importlib.util.find_spec("torch") is None)
+    return Settings(**values)
+
+
+def _from_flags(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {o.name: o.value(given[o.name], o.flag or o.name, Path.cwd()) for o in _OPTIONS if o.name in given}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    found = {}
+    for option in _OPTIONS:
+        key = f"GALATEA_{option.name.upper()}"
+        if environ.get(key, "") != "":
+            found[option.name] = option.value(environ[key], key, Path.cwd())
+    return found
+
+
+def _from_file(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    named = given.get("settings") or environ.get("GALATEA_SETTINGS")
+    path = Path(named).expanduser() if named else PROJECT / "settings.toml"
+    if not named and not path.exists():
+        return {}
+    content = _read_toml(path)
+    options = {option.name: option for option in _OPTIONS}
+    unknown = sorted(set(content) - set(options))
+    if unknown:
+        known = ", ".join(sorted(options))
+        raise InvalidRequest(f"{path} sets '{unknown[0]}', which is not a setting. Known: {known}.")
+    folder = path.resolve().parent
+    return {name: options[name].value(value, f"{name} in {path}", folder) for name, value in content.items()}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidRequest(f"The settings file {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"The settings file {path} is not valid TOML: {error}.") from error
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One setting as it is written down. `read` turns text (or a TOML value) into its value or raises ValueError."""
+
+    name: str
+    read: Callable[[Any, Path], Any]
+    help: str
+    flag: str | None
+    metavar: str = ""
+    only_serving: bool = True
+
+    def value(self, written: Any, where: str, folder: Path) -> Any:
+        try:
+            return self.read(written, folder)
+        except (ValueError, TypeError) as error:
+            raise InvalidRequest(f"{where}: {error}.") from error
+
+
+def _read_bool(written: Any, _folder: Path) -> bool:
+    if isinstance(written, bool):
+        return written
+    text = str(written).strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(f"expected true or false, got '{written}'")
+
+
+def _read_folder(written: Any, folder: Path) -> Path:
+    if not isinstance(written, str) or not written.strip():
+        raise ValueError("expected a folder")
+    return (folder / Path(written).expanduser()).resolve()
+
+
+def _read_number(kind: type, low: float, high: float) -> Callable[[Any, Path], Any]:
+    def read(written: Any, _folder: Path) -> Any:
+        what = "a whole number" if kind is int else "a number"
+        expected = f"expected {what} from {low:g} to {high:g}, got '{written}'"
+        if isinstance(written, bool) or (kind is int and isinstance(written, float)):
+            raise ValueError(expected)
+        try:
+            value = kind(written)
+        except (TypeError, ValueError):
+            raise ValueError(expected) from None
+        if not low <= value <= high:
+            raise ValueError(expected)
+        return value
+
+    return read
+
+
+def _read_device(written: Any, _folder: Path) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", str(written)):
+        raise ValueError(f"expected auto, cpu, mps, cuda or cuda:N, got '{written}'")
+    return str(written)
+
+
+def _read_language(written: Any, _folder: Path) -> str:
+    if written not in LANGUAGES:
+        raise ValueError(f"expected {' or '.join(LANGUAGES)}, got '{written}'")
+    return str(written)
+
+
+def _read_auth(written: Any, _folder: Path) -> tuple[tuple[str, str], ...]:
+    """A1111's form: user:password, several separated by commas. The settings file may give a list instead."""
+    entries = written if isinstance(written, list) else str(written).split(",")
+    pairs = []
+    for entry in entries:
+        user, colon, password = str(entry).strip().partition(":")
+        if not (user and colon and password):
+            # What was written is not repeated: it may hold a password, and messages end up in logs.
+            raise ValueError("expected user:password, several separated by commas")
+        pairs.append((user, password))
+    return tuple(pairs)
+
+
+_OPTIONS = (
+    _Option("models_dir", _read_folder, "where the weights are (models)", "--models-dir", "DIR", only_serving=False),
+    _Option("outputs_dir", _read_folder, "where results go (outputs)", "--outputs-dir", "DIR", only_serving=False),
+    _Option("device", _read_device, "auto, cpu, mps, cuda or cuda:N (auto)", "--device", "DEVICE", only_serving=False),
+    _Option(
+        "longest_side",
+        _read_number(int, 256, 16384),
+        "larger pictures are scaled down to this many pixels (2048)",
+        "--longest-side",
+        "PIXELS",
+        only_serving=False,
+    ),
+    _Option(
+        "max_voice_minutes",
+        _read_number(float, 0.01, 24 * 60),
+        "longer voices are refused (30)",
+        "--max-voice-minutes",
+        "MINUTES",
+        only_serving=False,
+    ),
+    _Option("listen", _read_bool, "let other computers on the network in", "--listen"),
+    _Option("port", _read_number(int, 1, 65535), "port of the page (7860, or the next free one)", "--port", "PORT"),
+    _Option("share", _read_bool, "make a public link through gradio.live", "--share"),
+    _Option("share_open", _read_bool, "allow --share without a password", "--share-open"),
+    _Option("gradio_auth", _read_auth, "ask for this name and password", "--gradio-auth", "USER:PASSWORD[,...]"),
+    _Option("language", _read_language, "language of the page: en or zh (the browser's)", "--language", "LANGUAGE"),
+    _Option("lite", _read_bool, "installed without torch", None),
+)
+
+assert {option.name for option in _OPTIONS} == {f.name for f in fields(Settings)}

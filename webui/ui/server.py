@@ -1,0 +1,170 @@
+"""Serves the page until it is told to stop: the port, Gradio's surroundings, the public link. Builds no widgets.
+
+Gradio reads part of its environment while it is imported, so everything of it is imported inside `serve`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from webui.errors import InvalidRequest
+from webui.settings import DEFAULT_PORT
+
+if TYPE_CHECKING:
+    from webui.artifacts import Artifacts
+    from webui.jobs.service import JobService
+    from webui.plugin_loader import Plugins
+    from webui.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PORTS_TRIED = 100
+THREADS = 100
+"""A visitor who watches a job holds one thread; Gradio's own default of 40 would be too few for a class."""
+
+BEFORE_WARM_UP = 2.0
+"""Seconds that the first visitor's page has the processor to itself before the models are loaded."""
+
+MAX_UPLOAD = "4gb"
+
+
+def serve(service: JobService, artifacts: Artifacts, settings: Settings, plugins: Plugins) -> int:
+    """Serve until Ctrl-C or SIGTERM. Returns the exit code."""
+    host = "0.0.0.0" if settings.listen else "127.0.0.1"
+    port = free_port(host, settings.port or DEFAULT_PORT)
+    for warning in settings.serving_warnings():
+        log.warning(warning)
+    with private_folder() as folder, stop_signal() as stop:
+        prepare_environment(folder)
+        page = _launch(service, artifacts, settings, plugins, host, port, folder)
+        try:
+            removed = artifacts.clean()
+            if removed:
+                log.info("Removed %d unfinished files of an earlier run.", removed)
+            if not stop.wait(BEFORE_WARM_UP):
+                service.warm_up()
+            stop.wait()
+            log.info("Stopping.")
+        finally:
+            # First the jobs, then the page: whoever watches one sees its end.
+            service.close()
+            page.close(verbose=False)
+    return 0
+
+
+def free_port(host: str, wanted: int) -> int:
+    """`wanted`, or the next port that nobody listens on, said in the log. Raises InvalidRequest when there is none."""
+    for port in range(wanted, min(wanted + PORTS_TRIED, 65536)):
+        if _is_free(host, port):
+            if port != wanted:
+                log.warning("Port %d is taken by another program; using the next free one, %d.", wanted, port)
+            return port
+    raise InvalidRequest(f"Port {wanted} and the {PORTS_TRIED} after it are taken. Choose another with --port.")
+
+
+def prepare_environment(folder: Path) -> None:
+    """What Gradio and the hub's library must find before they are imported: no calls home, files in `folder` only."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    # Gradio asks itself whether it is up; through a proxy it would not be.
+    for name in ("NO_PROXY", "no_proxy"):
+        known = [entry for entry in os.environ.get(name, "").split(",") if entry]
+        os.environ[name] = ",".join(dict.fromkeys([*known, "localhost", "127.0.0.1", "0.0.0.0"]))
+    warnings.filterwarnings("ignore", message=".*copy keyword is deprecated.*")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder of this run that only this user can look into; removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="galatea-")).resolve()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def stop_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _launch(
+    service: JobService,
+    artifacts: Artifacts,
+    settings: Settings,
+    plugins: Plugins,
+    host: str,
+    port: int,
+    folder: Path,
+) -> Any:
+    from webui.ui import shell
+    from webui.ui.texts import Texts
+
+    texts = Texts(settings.language)
+    notices: list[shell.Notice] = []
+    page = shell.build(service, artifacts, settings, plugins, texts, notices, folder)
+    # launch(), not a mounted app: only there does Gradio check which files a visitor may name.
+    _, _, public = page.launch(
+        server_name=host,
+        server_port=port,
+        share=settings.share,
+        auth=list(settings.gradio_auth) or None,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=False,
+        max_threads=THREADS,
+        max_file_size=MAX_UPLOAD,
+        enable_monitoring=False,
+        ssr_mode=False,
+        run_history=False,
+        footer_links=[],
+        theme=shell.theme(),
+        css_paths=[shell.STYLE],
+        favicon_path=str(shell.STYLE.with_name("favicon.svg")),
+        i18n=texts.catalogue(),
+    )
+    print(f"Galatea is at http://localhost:{port} (Ctrl-C stops it)", flush=True)
+    if settings.listen:
+        print(f"Other computers find it at http://{socket.gethostname()}:{port}", flush=True)
+    if settings.share and public:
+        print(f"Public link: {public}", flush=True)
+    elif settings.share:
+        log.warning(_no_link(texts, None))
+        notices.append(_no_link)
+    return page
+
+
+def _no_link(texts: Any, visitor: Any) -> str:
+    return texts.say("studio", "no_share", visitor, reason=texts.say("studio", "offline", visitor))
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        if os.name != "nt":
+            # As servers do it: a port in TIME_WAIT counts as free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True

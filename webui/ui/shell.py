@@ -1,0 +1,132 @@
+"""The page around the tabs: header, notices, a tab per extension, the System tab. Knows no extension by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gradio as gr
+from gradio.themes import Base, Soft
+
+from webui.plugin_loader import imported
+from webui.ui import system
+from webui.ui.studio import TabStudio
+from webui.ui.texts import STUDIO, Texts
+
+if TYPE_CHECKING:
+    from webui.artifacts import Artifacts
+    from webui.jobs.service import JobService
+    from webui.plugin_loader import Plugin, Plugins
+    from webui.settings import Settings
+
+HOUR = 3600
+STYLE = Path(__file__).parent / "style.css"
+
+Notice = Callable[[Texts, gr.Request], str]
+"""A sentence for the top of the page, made in the visitor's language."""
+
+
+def build(
+    service: JobService,
+    artifacts: Artifacts,
+    settings: Settings,
+    plugins: Plugins,
+    texts: Texts,
+    notices: list[Notice],
+    handed: Path,
+) -> gr.Blocks:
+    """The whole page. An extension whose tab cannot be built is reported in `plugins` and left out.
+
+    notices: read anew whenever somebody opens the page; handed: see TabStudio.
+    """
+    with gr.Blocks(title="Galatea", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR), fill_width=True) as page:
+        _header(texts, page)
+        _notices(settings, plugins, texts, notices, page)
+        with gr.Tabs(elem_id="tabs"):
+            for plugin in plugins.loaded:
+                if plugin.manifest.tab:
+                    studio = TabStudio(service, artifacts, settings, page, texts, plugin.manifest.id, handed)
+                    _tab(plugin, plugins, studio)
+            with gr.Tab(texts.text(STUDIO, "system"), id="system", elem_id="tab-system"):
+                system.build(settings, plugins, texts, page)
+    return page
+
+
+def theme() -> Base:
+    """Ivory and sea green, in fonts that every system has: nothing is fetched."""
+    fonts = ["system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"]
+    mono = ["ui-monospace", "monospace"]
+    hues = {"primary_hue": "teal", "secondary_hue": "teal", "neutral_hue": "stone"}
+    chosen = Soft(**hues, font=fonts, font_mono=mono)
+    return chosen.set(
+        color_accent="*primary_700",
+        body_background_fill="*neutral_50",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_label_background_fill="*background_fill_primary",
+        block_label_background_fill_dark="*background_fill_primary",
+        block_label_border_width="0px",
+        block_label_shadow="none",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
+        block_title_background_fill="transparent",
+        block_title_background_fill_dark="transparent",
+        block_title_padding="0",
+        block_title_text_color="*neutral_800",
+        block_title_text_color_dark="*neutral_100",
+        block_shadow="0 1px 2px rgb(0 0 0 / 5%)",
+        block_border_width="1px",
+        block_border_color="*neutral_200",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_text_color="white",
+        button_border_width="1px",
+        button_secondary_border_color="*neutral_300",
+        checkbox_border_color="*neutral_500",
+        checkbox_label_border_width="1px",
+        checkbox_label_border_color="*neutral_300",
+        input_border_width="1px",
+        input_border_color="*neutral_300",
+        checkbox_label_background_fill_selected="*primary_700",
+        slider_color="*primary_700",
+    )
+
+
+def _header(texts: Texts, page: gr.Blocks) -> None:
+    header = gr.HTML("<h1>Galatea</h1>", elem_id="header")
+
+    def greet(visitor: gr.Request) -> str:
+        return f"<h1>Galatea</h1><p>{escape(texts.say(STUDIO, 'tagline', visitor))}</p>"
+
+    page.load(greet, outputs=header, api_visibility="private", show_progress="hidden", queue=False)
+
+
+def _notices(settings: Settings, plugins: Plugins, texts: Texts, notices: list[Notice], page: gr.Blocks) -> None:
+    box = gr.HTML(elem_id="notices")
+
+    def collect(visitor: gr.Request) -> str:
+        sentences = [
+            texts.say(STUDIO, "notice_failed", visitor, name=failure.name, reason=failure.reason)
+            for failure in plugins.failures
+        ]
+        if settings.lite:
+            sentences.append(texts.say(STUDIO, "notice_lite", visitor))
+        sentences += [notice(texts, visitor) for notice in notices]
+        return "".join(f'<p role="status">{escape(sentence)}</p>' for sentence in sentences)
+
+    page.load(collect, outputs=box, api_visibility="private", show_progress="hidden", queue=False)
+
+
+def _tab(plugin: Plugin, plugins: Plugins, studio: TabStudio) -> None:
+    manifest = plugin.manifest
+    studio.texts.add(manifest.id, plugin.folder / "locales")
+    tab = gr.Tab(manifest.title, id=manifest.id, elem_id=f"tab-{manifest.id}")
+    try:
+        build_tab = imported(manifest.tab or "")
+        with tab:
+            build_tab(studio)
+    except Exception as error:  # an extension is foreign code: whatever it raises is its own failure
+        plugins.report(manifest.id, error)
+        tab.visible = False
