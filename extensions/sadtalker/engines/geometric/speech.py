@@ -42,7 +42,9 @@ _LEAD = 0.060
 _PUNCTUAL = ("lower_lip", "tongue")  # these are held while their sound lasts
 
 _SMOOTHING = 0.032  # seconds, of the shapes
+_QUICK_SMOOTHING = 0.016  # seconds, of the punctual ones
 _GATE_SMOOTHING = 0.040
+_TUCK = (0.06, 0.50)
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,17 @@ def press_at(times: np.ndarray, middles: np.ndarray, halves: np.ndarray) -> np.n
     return press
 
 
+def _shape(name: str, said: np.ndarray, voice: Voice) -> np.ndarray:
+    """(N,) one shape as a face can make it, out of what the network said."""
+    sigma = _QUICK_SMOOTHING if name in _PUNCTUAL else _SMOOTHING
+    shape = smooth(said[:, _SHAPES.index(name)], sigma * ROWS_PER_SECOND)
+    if name == "jaw":
+        return shape * emphasis(voice)
+    if name == "lower_lip":  # f and v are there or not; half a tuck is the network's doubt
+        return smoothstep(shape, *_TUCK)
+    return shape
+
+
 def mouth(voice: Voice, times: np.ndarray) -> np.ndarray:
     """The mouth at each time: (len(times), len(MOUTH)) float32, all 0..1. times: ascending seconds.
 
@@ -200,11 +213,9 @@ def mouth(voice: Voice, times: np.ndarray) -> np.ndarray:
         return out
     said = shapes(voice, load_net())
     gate = speech_gate(voice, said[:, 7])
-    shaped = smooth(said[:, :6], _SMOOTHING * ROWS_PER_SECOND) * gate[:, None]
-    shaped[:, 0] *= emphasis(voice)
     rows = np.arange(len(said)) / ROWS_PER_SECOND
-    for name, column in zip(_SHAPES, shaped.T, strict=True):
+    for name in _SHAPES:
         seen = times if name in _PUNCTUAL else times + _LEAD
-        out[:, MOUTH.index(name)] = np.interp(seen, rows, column, left=0.0, right=0.0)
+        out[:, MOUTH.index(name)] = np.interp(seen, rows, _shape(name, said, voice) * gate, left=0.0, right=0.0)
     out[:, MOUTH.index("press")] = press_at(times, *closures(said[:, 6] * (gate > 0.05)))
     return np.clip(out, 0.0, 1.0)
