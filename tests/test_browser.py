@@ -238,8 +238,14 @@ def test_an_iphone_photo_and_the_sound_of_a_video_are_taken(
     page.wait_for_selector("#sadtalker-portrait img", timeout=30_000)
     choose(page, "#sadtalker-other-voice", film)
     page.wait_for_selector("#sadtalker-voice #waveform", timeout=30_000)
+    before = page.get_attribute("#sadtalker-video video", "src")
     page.click("#sadtalker-generate")
-    page.wait_for_selector(".job-preview img", timeout=60_000)
+    # A warm studio may be done before a preview is seen, so the new video itself is waited for.
+    page.wait_for_function(
+        "before => (document.querySelector('#sadtalker-video video') || {getAttribute: () => before}).getAttribute('src') !== before",
+        arg=before,
+        timeout=60_000,
+    )
     assert video_facts(page)["width"] == 512
 
 

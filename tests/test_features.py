@@ -35,7 +35,7 @@ def test_a_row_per_ten_milliseconds(samples, rows):
     log_mel, level = rows_of(np.zeros(samples, np.float32))
     assert log_mel.shape == (rows, MELS)
     assert level.shape == (rows,)
-    assert log_mel.dtype == level.dtype == np.float32
+    assert log_mel.dtype == np.float16 and level.dtype == np.float32
 
 
 def test_a_click_is_loudest_in_the_row_centred_on_it():
@@ -48,7 +48,7 @@ def test_a_click_is_loudest_in_the_row_centred_on_it():
 
 def test_digital_silence_is_the_floor():
     log_mel, level = rows_of(np.zeros(8000, np.float32))
-    np.testing.assert_allclose(log_mel, np.log(FLOOR), rtol=1e-5)
+    np.testing.assert_allclose(log_mel, np.log(FLOOR), rtol=1e-3)
     assert not level.any()
 
 

@@ -7,6 +7,7 @@ decoded. This module never writes a file, never reads a broken picture half, and
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def read_picture(path: Path | str, longest_side: int = 2048) -> Picture:
 
 def _first_bytes(path: Path) -> bytes:
     """The file's first 64 bytes, after making sure that there is a file that can be read."""
-    if path.is_dir():
+    if os.path.isdir(path):  # never raises, unlike Path.is_dir
         raise MediaError(f"{path} is a folder. Choose a picture file inside it.")
     try:
         with open(path, "rb") as file:

@@ -6,6 +6,7 @@ features alone; the file is never changed. The encoder takes the sound from the 
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import subprocess
@@ -156,7 +157,7 @@ def _collect(stream: IO[bytes], lines: list[str], most: int = 400) -> None:
 
 
 def _check_file(path: Path) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):  # never raises, unlike Path.is_dir
         raise MediaError(f"{path} is a folder. Choose a sound file inside it.")
     try:
         with open(path, "rb") as file:

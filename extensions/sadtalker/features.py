@@ -48,7 +48,7 @@ class LogMel:
         self._pending = np.zeros(WINDOW // 2, np.float32)
         self._samples = 0
         self._rows = 0
-        self._log_mel = np.empty((0, MELS), np.float32)
+        self._log_mel = np.empty((0, MELS), np.float16)
         self._level = np.empty(0, np.float32)
         self._finished = False
 
@@ -70,7 +70,7 @@ class LogMel:
             self._drain((len(self._pending) - WINDOW) // HOP + 1)
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """log_mel (N, 80) and level (N,) float32 of the whole voice, as in types.Voice; N = ceil(samples / 160)."""
+        """log_mel (N, 80) float16 and level (N,) float32 of the whole voice, as in types.Voice; N = ceil(samples / 160)."""
         if not self._finished:
             total = -(-self._samples // HOP)
             self._pending = np.concatenate([self._pending, np.zeros(WINDOW, np.float32)])

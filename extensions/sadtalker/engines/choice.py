@@ -26,13 +26,14 @@ def choose(asked: str, models_dir: Path) -> Choice:
     """asked: "auto", "builtin" or "sadtalker". Raises ModelMissing when SadTalker's networks are asked for and cannot run."""
     folder = models_dir / "SadTalker"
     found = folder.is_dir() and any(next(folder.glob(pattern), None) for pattern in CHECKPOINTS)
+    shown = f"{models_dir.name}/SadTalker"  # a result is shown to visitors too, whom the whole path does not concern
     if asked == "builtin":
         return Choice("builtin", "it was asked for")
     if asked == "sadtalker":
         raise ModelMissing(_missing(found, folder))
     if found:
-        return Choice("builtin", f"this version cannot run the SadTalker checkpoints in {folder} yet")
-    return Choice("builtin", f"{folder} has no SadTalker checkpoints")
+        return Choice("builtin", f"this version cannot run the SadTalker checkpoints in {shown} yet")
+    return Choice("builtin", f"{shown} has no SadTalker checkpoints")
 
 
 def load(choice: Choice) -> Engine:

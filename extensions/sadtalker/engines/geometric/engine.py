@@ -1,4 +1,4 @@
-"""The built-in engine: no downloads. Landmarks lifted to a head-shaped surface, mouth and lids as layers of their own, one warp."""
+"""The built-in engine, which needs no download: a head-shaped surface, mouth and lids as layers of their own, one warp."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ class GeometricEngine:
 
 
 def render_frame(identity: Identity, face: np.ndarray, c: dict[str, float]) -> np.ndarray:
-    """One frame, (H, W, 3) uint8 RGB of the view's size. `face` is scratch: a copy of the canvas, whose mouth and eyes are redrawn."""
+    """One frame, (H, W, 3) uint8 RGB of the view's size.
+
+    face: scratch, a copy of the canvas; its mouth and eyes are redrawn.
+    """
     identity.mouth.draw(identity.canvas, face, c)
     for eye in identity.eyes:
         eye.draw(identity.canvas, face, c["blink"], (c["gaze_x"], c["gaze_y"]))

@@ -89,12 +89,12 @@ def load_net() -> SpeechNet:
 
 def bands(log_mel: np.ndarray) -> np.ndarray:
     """(n, 80) log-mel rows to (n, BANDS): neighbours averaged."""
-    return log_mel.reshape(len(log_mel), BANDS, -1).mean(axis=2)
+    return log_mel.reshape(len(log_mel), BANDS, -1).mean(axis=2, dtype=np.float32)
 
 
 def loudness(voice: Voice) -> np.ndarray:
     """(N,) mean of the log-mel bands, natural log of energy."""
-    return voice.log_mel.mean(axis=1)
+    return voice.log_mel.mean(axis=1, dtype=np.float32)
 
 
 def colour(voice: Voice, prior: np.ndarray) -> np.ndarray:
