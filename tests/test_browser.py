@@ -242,7 +242,8 @@ def test_an_iphone_photo_and_the_sound_of_a_video_are_taken(
     page.click("#sadtalker-generate")
     # A warm studio may be done before a preview is seen, so the new video itself is waited for.
     page.wait_for_function(
-        "before => (document.querySelector('#sadtalker-video video') || {getAttribute: () => before}).getAttribute('src') !== before",
+        "before => { const video = document.querySelector('#sadtalker-video video');"
+        " return video && video.getAttribute('src') !== before }",
         arg=before,
         timeout=60_000,
     )

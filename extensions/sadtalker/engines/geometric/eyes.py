@@ -14,11 +14,12 @@ from extensions.sadtalker.types import Box
 
 LASH_LINE = 0.03  # face units above the lid's edge that travel with it as they are
 LASHES = 0.1  # face units above the edge that lashes of an open eye may reach: no skin is taken from there
-UPPER_SHARE, LOWER_SHARE = 0.72, 0.24  # of the eye's opening that each lid covers in a blink; the lashes hide the rest
+UPPER_SHARE, LOWER_SHARE = 0.68, 0.22  # of the eye's opening that each lid covers in a blink; the lashes hide the rest
 LASH_SHADOW = 0.3  # how much darker a shut lid is next to its lashes
+BARE_BESIDE = -0.08, 0.02  # face units beyond the eye's corners over which the bare skin ends
 CREASE = 0.75  # of the way from the lid to the brow: above it the skin does not follow the lid
 RIM = 0.3  # darker than what lies round it by this share: spectacles, not a fold of skin
-RIM_LENGTH = 0.5
+RIM_LENGTH, RIM_ABOVE = 0.5, 0.085  # face units: longer, and further above the lid, than lashes are
 EYEBALL = 0.19  # radius in face units
 CURVE_POINTS = 31
 
@@ -68,7 +69,7 @@ class Eye:
         crease = upper - min(max(CREASE * to_brow, 0.1 * frame.iod), 0.4 * frame.iod)
         width = float(np.hypot(*(corner_b - corner_a)))
         beside = np.maximum(-along, along - width) / frame.iod
-        bare = smoothstep(height - crease, 0.0, 0.16 * frame.iod) * (1 - smoothstep(beside, -0.08, 0.02))
+        bare = smoothstep(height - crease, 0.0, 0.16 * frame.iod) * (1 - smoothstep(beside, *BARE_BESIDE))
         rims = _rims(grey[box.slices], (upper - height) / frame.iod, frame.iod)
         opening = np.maximum(lower - upper, 1e-3)
         depth = np.clip((height - upper) / opening, 0, 1)
@@ -143,7 +144,7 @@ def _rims(grey: np.ndarray, above: np.ndarray, iod: float) -> np.ndarray:
     """
     width = max(3, int(0.16 * iod) | 1)
     closed = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)))
-    dark = ((1 - grey / np.maximum(closed, 1) > RIM) & (above > 0.8 * LASHES)).astype(np.uint8)
+    dark = ((1 - grey / np.maximum(closed, 1) > RIM) & (above > RIM_ABOVE)).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(dark)
     long = [i for i in range(1, len(stats)) if stats[i, cv2.CC_STAT_WIDTH] > RIM_LENGTH * iod]
     mask = cv2.dilate(np.isin(labels, long).astype(np.float32), np.ones((3, 3)))

@@ -12,7 +12,7 @@ from extensions.sadtalker.types import Portrait
 
 GRID_STEP = 8  # pixels; the pose is smooth, so nodes this far apart cost no visible accuracy
 HEAD_HALF_HEIGHT = 1.9  # face units (distances between the eyes), as the rest here
-HEAD_DEPTH = 1.35
+HEAD_DEPTH = 1.15
 NOSE_DEPTH = 0.32
 BROW_LIFT = 0.06
 NECK_PIVOT = 1.5  # down from the eyes: where the head rolls about

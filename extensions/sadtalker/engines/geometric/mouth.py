@@ -22,6 +22,8 @@ SEAM_POINTS = 41
 MOUTH = tuple(range(48, 68))
 HANDLES = (*range(3, 14), *range(31, 36), *MOUTH)  # jaw, nostrils, lips
 OPENING = 0.31  # face units between the inner lips at jaw 1
+SHUT_AT_REST = 0.9  # how far lips that the photo has parted are shut in silence: a smile stays one
+IDLE_JAW = 0.02  # lips stay shut while the jaw moves no more than this
 UNSURE = 0.015  # landmarks of shut lips are apart by as much
 PARTED = 0.04  # face units between the inner lips: above this the photo shows what is behind them
 
@@ -61,15 +63,15 @@ SHAPES = {
     ),
     "press": _shape(
         p48=(-0.006, 0.003), p60=(-0.006, 0.003), p49=(0.0, 0.011), p50=(0.0, 0.016), p51=(0.0, 0.016), p59=(0.0, -0.012),
-        p58=(0.0, -0.02), p57=(0.0, -0.021), p61=(0.0, 0.005), p62=(0.0, 0.005), p67=(0.0, -0.008), p66=(0.0, -0.008),
+        p58=(0.0, -0.02), p57=(0.0, -0.021), p61=(0.0, 0.002), p62=(0.0, 0.002), p67=(0.0, -0.003), p66=(0.0, -0.003),
         p7=(0.0, -0.006), p8=(0.0, -0.008),
     ),
     "upper_lip": _shape(
         p49=(0.0, -0.035), p50=(0.0, -0.06), p51=(0.0, -0.05), p61=(0.0, -0.055), p62=(0.0, -0.055), p31=(-0.01, -0.012),
     ),
     "lower_lip": _shape(
-        p59=(0.0, -0.03), p58=(0.0, -0.05), p57=(0.0, -0.055), p67=(0.01, -0.05), p66=(0.0, -0.055), p61=(0.0, -0.015),
-        p62=(0.0, -0.018), p50=(0.0, -0.015), p51=(0.0, -0.018), p8=(0.0, -0.02),
+        p59=(0.0, -0.02), p58=(0.0, -0.035), p57=(0.0, -0.04), p67=(0.007, -0.036), p66=(0.0, -0.04), p61=(0.0, -0.01),
+        p62=(0.0, -0.012), p50=(0.0, -0.01), p51=(0.0, -0.012), p8=(0.0, -0.014),
     ),
 }
 # fmt: on
@@ -120,14 +122,17 @@ class Mouth:
 
     def displaced(self, c: dict[str, float]) -> np.ndarray:
         """(68, 2) landmark displacements in face units for one frame's coefficients."""
-        shut, jaw = float(np.clip(c["press"], 0, 1)), max(c["jaw"], 0.0)
+        jaw = max(c["jaw"] - IDLE_JAW, 0.0)
         own = self.own_opening / OPENING  # the photo's own opening is the first part of the jaw's way
+        at_rest = max(1 - jaw / own, 0.0) if own else 0.0
+        shut = float(np.clip(max(c["press"], SHUT_AT_REST * at_rest), 0, 1))
         lips, chin = max(jaw - own, 0.0) * (1 - shut), max(jaw - own, 0.0) * (1 - 0.45 * shut)
         out = SHAPES["jaw"] * lips
         out[:17] = SHAPES["jaw"][:17] * chin
-        for name in ("rounding", "spreading", "press", "upper_lip", "lower_lip"):
+        out = out + SHAPES["press"] * shut
+        for name in ("rounding", "spreading", "upper_lip", "lower_lip"):
             out = out + SHAPES[name] * c[name]
-        return out + self.gap * max(shut, 1 - min(jaw / own, 1) if own else 0.0)
+        return out + self.gap * shut
 
     def draw(self, canvas: np.ndarray, out: np.ndarray, c: dict[str, float]) -> None:
         """Write the mouth's region of `out`, taken from `canvas`, with the mouth as `c` (coefficient name to value) says."""
