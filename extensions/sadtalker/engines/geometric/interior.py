@@ -45,7 +45,7 @@ class Interior:
         scale = frame.iod
         return cls(
             teeth(UPPER_TEETH, scale, light, upper=True), teeth(LOWER_TEETH, scale, 0.8 * light, upper=False),
-            scale, light, parted, max(TEETH_BELOW_LIP - own_opening, 0.0),
+            scale, light, parted, max(TEETH_BELOW_LIP - 0.6 * own_opening, 0.0),
         )  # fmt: skip
 
     def draw(
