@@ -19,9 +19,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Generator[None, Any, Any]:
-    """With CI=true a skip is a failure: what nobody sees skipped is never run. Tests of the samples may be skipped."""
+    """With CI=true a skip is a failure: what nobody sees skipped is never run. Tests of what lies beside the project may be skipped."""
     report = yield
-    may_skip = item.get_closest_marker("outside_ci") is not None or "samples" in getattr(item, "fixturenames", ())
+    beside = {"samples", "meter"} & set(getattr(item, "fixturenames", ()))
+    may_skip = item.get_closest_marker("outside_ci") is not None or beside
     if report.skipped and os.environ.get("CI") == "true" and not may_skip and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped although CI must run it: {call.excinfo.value if call.excinfo else 'unknown reason'}"
@@ -47,3 +48,12 @@ def samples() -> Path:
     if not folder.is_dir():
         pytest.skip("the sample portraits and voices are not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def meter() -> Path:
+    """The program that measures talking heads, beside the project; skips the test, saying so, where it is not."""
+    program = PROJECT.parent / "shared" / "tools" / "talking_quality.py"
+    if not program.exists():
+        pytest.skip("the meter talking_quality.py is not on this machine")
+    return program

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +20,6 @@ from webui.artifacts import Artifacts
 from webui.jobs.service import JobService
 from webui.jobs.types import JobState
 from webui.settings import PROJECT, Settings
-
-METER = PROJECT.parent / "shared" / "tools" / "talking_quality.py"
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +52,15 @@ def clip(talk, portrait_file, voice_file):
     return job
 
 
-def measure(video, *options):
-    """What the meter beside the project says of a video; skips aloud where it is not."""
-    if not METER.exists():
-        pytest.skip(f"the meter {METER.name} is not on this machine")
-    done = subprocess.run(
-        [sys.executable, str(METER), str(video), "--json", *map(str, options)], capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout)
+@pytest.fixture(scope="module")
+def measure(meter):
+    """measure(video, *options) -> what the meter beside the project says."""
+
+    def run(video, *options):
+        command = [sys.executable, str(meter), str(video), "--json", *map(str, options)]
+        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    return run
 
 
 def frames_of(video, count=None):
@@ -81,7 +84,7 @@ def test_the_result_says_what_was_used(clip):
 
 
 @pytest.mark.long
-def test_the_clip_reaches_the_bounds(clip, portrait_file):
+def test_the_clip_reaches_the_bounds(clip, portrait_file, measure):
     video = clip.result.artifacts[0].path
     m = measure(video, "--portrait", portrait_file)
     assert m["face_found"] == 1.0
@@ -95,7 +98,7 @@ def test_the_clip_reaches_the_bounds(clip, portrait_file):
 
 
 @pytest.mark.long
-def test_full_still_leaves_the_picture_alone_while_lips_and_eyes_live(talk, samples, voice_file):
+def test_full_still_leaves_the_picture_alone_while_lips_and_eyes_live(talk, samples, voice_file, measure):
     portrait = samples / "portraits" / "full_body_1.png"
     job = talk(portrait, voice_file, preprocess="full", still=True)
     m = measure(job.result.artifacts[0].path, "--portrait", portrait, "--full")
@@ -164,3 +167,57 @@ def test_a_picture_without_a_face_is_refused(talk, tmp_path):
     Image.effect_noise((300, 300), 60).save(tmp_path / "noise.png")
     job = talk(tmp_path / "noise.png", write_wav(tmp_path / "voice.wav", seconds=0.3))
     assert job.state is JobState.FAILED and "face" in job.error
+
+
+def apertures(video):
+    """(T,) opening of the lips in each frame, in distances between the eyes."""
+    from tests.test_geometric import aperture, points
+
+    return np.array([aperture(points(np.ascontiguousarray(frame))) for frame in frames_of(video)])
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("flite"), reason="flite, which speaks with known phone times, is not installed")
+def test_lips_shut_on_m_b_and_p_and_open_between(talk, portrait_file, tmp_path):
+    text = "My mother baked a big apple pie for Bob and Pam, but maybe people will come by boat tomorrow."
+    command = ["flite", "-voice", "rms", "-psdur", "-t", text, "-o", str(tmp_path / "spoken.wav")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    ends = [(phone, float(end)) for phone, end in re.findall(r"(\w+):([\d.]+)", printed)]
+    job = talk(portrait_file, tmp_path / "spoken.wav", size=256, still=True, blink=False)
+    opening = apertures(job.result.artifacts[0].path)
+    rest, spoken = np.percentile(opening, 5), np.percentile(opening, 60)
+    spans = [(start, end) for (_, start), (phone, end) in itertools.pairwise(ends) if phone in "mbp"]
+    least = [opening[max(0, int(start * 25) - 1) : int(end * 25) + 2].min() for start, end in spans]
+    shut = np.mean([value < rest + 0.35 * (spoken - rest) for value in least])
+    assert len(spans) > 12 and shut >= 0.6
+    assert spoken - rest > 0.03
+
+
+def test_a_head_in_a_large_photo_keeps_its_pixels(talk, portrait_file, tmp_path):
+    from PIL import Image
+
+    small = Image.open(portrait_file).convert("RGB").resize((340, 340))
+    large = Image.new("RGB", (4200, 2800), (90, 110, 130))
+    large.paste(small, (2000, 1000))
+    large.save(tmp_path / "group.jpg", quality=92)
+    voice = write_wav(tmp_path / "voice.wav", seconds=0.2)
+    cut = talk(tmp_path / "group.jpg", voice, size=256)
+    assert cut.state is JobState.DONE and not any("scaled" in warning for warning in cut.warnings)
+    whole = talk(tmp_path / "group.jpg", voice, preprocess="full")
+    assert whole.state is JobState.FAILED and "--longest-side" in whole.error
+
+
+@pytest.mark.parametrize("moment", ["listening", "rendering"])
+def test_cancel_acts_within_a_second_on_a_long_voice(studio, portrait_file, tmp_path, moment):
+    service, artifacts = studio
+    voice = write_wav(tmp_path / "long.wav", seconds=1500)
+    job = service.submit("talk", {"portrait": artifacts.adopt(portrait_file).id, "voice": artifacts.adopt(voice).id})
+    while moment not in service.get(job.id).stage:
+        job = service.watch(job.id, job.version, timeout=5)
+        assert not job.state.finished, job.error
+    begun = time.process_time()
+    service.cancel(job.id)
+    job = service.wait(job.id, timeout=30)
+    # Processor time of this process, because the machine may be busy with other things.
+    assert job.state is JobState.CANCELLED and time.process_time() - begun < 1.0
+    assert (job.result is not None) == (moment == "rendering")

@@ -31,7 +31,7 @@ class InvalidRequest(GalateaError):
 
 
 class MediaError(InvalidRequest):
-    """A picture, sound or video file cannot be read, or holds not what is needed."""
+    """A picture, sound or video file cannot be read, or does not hold what is needed."""
 
 
 class NoFaceFound(InvalidRequest):

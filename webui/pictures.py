@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -129,6 +130,8 @@ def _pillow() -> Any:
 
     pillow_heif.register_heif_opener()
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    # What is over the limit is refused in words of our own.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     return Image
 
 

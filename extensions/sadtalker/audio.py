@@ -11,7 +11,7 @@ import re
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 
 from extensions.sadtalker.features import LogMel
 from extensions.sadtalker.types import Voice
-from webui.plugin_api import MediaError
+from webui.plugin_api import Cancelled, MediaError
 
 SAMPLE_RATE = 16000
 
@@ -44,8 +44,10 @@ _STREAMED_WAV_FROM = 0x7FFF0000
 """A WAV written to a pipe cannot know its length; programs then write a number from here up."""
 
 
-def listen(path: Path, max_seconds: float) -> Voice:
+def listen(path: Path, max_seconds: float, stopped: Callable[[], bool] = lambda: False) -> Voice:
     """The features and the exact length of the sound in a file.
+
+    stopped: asked once per second of sound; Cancelled is raised when it says yes.
 
     Raises MediaError when the file is missing, cannot be read, holds no sound or less than MIN_SECONDS of it, breaks
     off before its end, or is longer than `max_seconds`: then no more than that is decoded.
@@ -56,6 +58,8 @@ def listen(path: Path, max_seconds: float) -> Voice:
     with _decoder(path) as decoder:
         for chunk in decoder.chunks():
             samples += len(chunk)
+            if stopped():
+                raise Cancelled("The job was cancelled while it listened to the voice.")
             if samples > max_seconds * SAMPLE_RATE:
                 raise MediaError(
                     f"The sound {path.name} is longer than {_minutes(max_seconds)}, the most that is allowed. Cut it, "

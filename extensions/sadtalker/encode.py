@@ -40,7 +40,7 @@ _PIPE_BYTES = 1 << 20
 
 _UNWRITABLE = ("Permission denied", "Read-only file system", "No such file or directory", "Is a directory")
 
-_PATIENCE = 0.5
+_PATIENCE = 0.2
 """Seconds that a stopped video's encoder gets for the rest of the sound, which is thrown away, before it is hurried."""
 
 # cv2 makes BT.601 in video range of RGB; the picture's own primaries and curve are sRGB's. These are labels only.
@@ -74,15 +74,14 @@ def encode_command(
     # fmt: on
 
 
-def resound_command(ffmpeg: str, video: Path, path: Path, seconds: float, sound: Path) -> list[str]:
-    """Copies the pictures and labels of `video` to the MP4 `path`, with exactly `seconds` of the sound anew."""
+def shorten_command(ffmpeg: str, video: Path, path: Path, seconds: float) -> list[str]:
+    """Copies the first `seconds` of `video`, its pictures, sound and labels as they are, to the MP4 `path`."""
     # fmt: off
     return [
         ffmpeg, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "warning", "-y",
-        *input_arguments(video), *input_arguments(sound),
-        "-map", "0:v:0", "-map", "1:a:0", "-map_metadata", "0", "-map_chapters", "-1", "-c:v", "copy",
-        "-af", sound_filter(seconds), "-c:a", "aac", "-b:a", AAC_BITRATE,
-        "-fflags", "+bitexact", "-flags:a", "+bitexact",
+        *input_arguments(video), "-t", f"{seconds:.6f}",
+        "-map", "0:v:0", "-map", "0:a:0", "-map_metadata", "0", "-map_chapters", "-1", "-c", "copy",
+        "-fflags", "+bitexact",
         "-movflags", "+faststart", "-f", "mp4", f"file:{path.absolute()}",
     ]
     # fmt: on
@@ -199,9 +198,9 @@ class VideoWriter:
             return 0 if code == 255 else code
 
     def _cut_sound(self) -> None:
-        """End the sound with the last frame of a video that was stopped early. The pictures are copied as they are."""
-        whole = self.path.with_name(self.path.name + ".cut")
-        command = resound_command(ffmpeg_program(), self.path, whole, float(self.written / self.rate), self.sound)
+        """End the sound with the last frame of a video that was stopped early. Nothing is encoded again."""
+        whole = self.path.with_name(f"{self.path.stem}.cut.part")
+        command = shorten_command(ffmpeg_program(), self.path, whole, float(self.written / self.rate))
         try:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, check=False, start_new_session=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,9 +43,10 @@ class TalkingHeadRequest(BaseModel):
 
 def talk(ctx: JobContext, request: TalkingHeadRequest) -> JobResult:
     """Make the video. Heavy modules are imported here, when the first job runs."""
+    started = time.perf_counter()
     from extensions.sadtalker.pipeline import run
 
-    return run(ctx, request)
+    return run(ctx, request, started)
 
 
 def warm_up() -> None:

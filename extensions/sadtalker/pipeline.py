@@ -14,22 +14,25 @@ from extensions.sadtalker.composite import composite, video_size
 from extensions.sadtalker.encode import VideoWriter
 from extensions.sadtalker.engines import choice
 from extensions.sadtalker.jobs import TalkingHeadRequest
-from extensions.sadtalker.preprocess import CropTransform, prepare_portrait
+from extensions.sadtalker.preprocess import CROP, CropTransform, prepare_portrait
 from extensions.sadtalker.types import MotionOptions, Portrait, Voice
-from webui.plugin_api import Cancelled, JobContext, JobResult, choose_face, face_finder, read_picture
+from webui.plugin_api import Cancelled, JobContext, JobResult, NoFaceFound, choose_face, face_finder, read_picture
 
 TITLE = "AI-generated talking head"
+SIDE_TO_CROP_FROM = 6144
+"""Longest side that a picture is read at when only the head is cut out of it: the head should keep its pixels."""
 
 
 class Stopwatch:
     """Seconds per stage, and since the start."""
 
-    def __init__(self) -> None:
-        self.start = time.perf_counter()
+    def __init__(self, start: float) -> None:
+        self.start = start
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Time the block under `name`."""
         begun = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - begun, 3)
@@ -39,9 +42,12 @@ class Stopwatch:
         self.seconds.setdefault(name, round(time.perf_counter() - self.start, 3))
 
 
-def run(ctx: JobContext, request: TalkingHeadRequest) -> JobResult:
-    """Make the video. Raises webui.errors only; stops early with what is done when the job is cancelled."""
-    clock = Stopwatch()
+def run(ctx: JobContext, request: TalkingHeadRequest, started: float) -> JobResult:
+    """Make the video. Raises webui.errors only; stops early with what is done when the job is cancelled.
+
+    started: time.perf_counter() when the job began.
+    """
+    clock = Stopwatch(started)
     chosen = choice.choose(request.engine, ctx.settings.models_dir)
     with clock.stage("voice"):
         ctx.progress(0.0, "listening to the voice")
@@ -72,7 +78,7 @@ def run(ctx: JobContext, request: TalkingHeadRequest) -> JobResult:
 
 def hear(ctx: JobContext, request: TalkingHeadRequest) -> Voice:
     """The voice as the engines hear it."""
-    voice = listen(ctx.input(request.voice), ctx.settings.max_voice_minutes * 60)
+    voice = listen(ctx.input(request.voice), ctx.settings.max_voice_minutes * 60, lambda: ctx.cancelled)
     if voice.silent:
         ctx.warn("The voice clip is silent: the mouth stays shut.")
     return voice
@@ -80,9 +86,17 @@ def hear(ctx: JobContext, request: TalkingHeadRequest) -> Voice:
 
 def see(ctx: JobContext, request: TalkingHeadRequest) -> tuple[np.ndarray, Portrait, CropTransform]:
     """The picture, the portrait cut from it, and where it belongs."""
-    picture = read_picture(ctx.input(request.portrait), ctx.settings.longest_side)
-    faces = face_finder().find(picture.rgb)
-    face, notes = choose_face(faces, request.face, picture.rgb.shape[1::-1])
+    limit = ctx.settings.longest_side
+    if request.preprocess in CROP:
+        limit = max(limit, SIDE_TO_CROP_FROM)
+    picture = read_picture(ctx.input(request.portrait), limit)
+    size = picture.rgb.shape[1::-1]
+    try:
+        face, notes = choose_face(face_finder().find(picture.rgb), request.face, size)
+    except NoFaceFound as error:
+        if size == picture.original_size:
+            raise
+        raise NoFaceFound(f"{error} (It was {picture.notes[0]}; --longest-side keeps more of it.)") from error
     for note in (*picture.notes, *notes):
         ctx.warn(note)
     portrait, crop = prepare_portrait(picture.rgb, face.landmarks, request.preprocess, request.size)
