@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -19,12 +20,15 @@ from webui.jobs.service import JobService
 from webui.plugin_loader import Plugins
 from webui.settings import Settings
 
+log = logging.getLogger(__name__)
+
 EXTENSIONS = settings.PROJECT / "extensions"
 
 
 def main(argv: Sequence[str], extensions: Path = EXTENSIONS) -> int:
     """Returns the exit code: 2 for what the user can mend in the input, 1 for the rest, 130 after Ctrl-C."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    make_printable(sys.stdout, sys.stderr)
     try:
         plugins = plugin_loader.load(extensions)
         options = vars(cli.parse(argv, plugins.kinds))
@@ -36,6 +40,16 @@ def main(argv: Sequence[str], extensions: Path = EXTENSIONS) -> int:
         return cli.report_error(error, as_json="--json" in argv)
     except KeyboardInterrupt:
         return cli.INTERRUPTED
+    except Exception:  # a bug, ours or an extension's: whoever reads --json gets a last line all the same
+        log.exception("Something went wrong inside the studio.")
+        return cli.report_bug(as_json="--json" in argv)
+
+
+def make_printable(*streams: object) -> None:
+    """Let a console that lacks a letter show its code, where Python would end the program."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def once(options: dict, chosen: Settings, plugins: Plugins) -> int:
@@ -50,16 +64,16 @@ def once(options: dict, chosen: Settings, plugins: Plugins) -> int:
 
 def serve(chosen: Settings, plugins: Plugins) -> int:
     """Serve the page until Ctrl-C."""
+    from webui.api.guard import Guard
+    from webui.api.jobs import http_api
     from webui.ui import server
 
     chosen.check_serving()
     logging.getLogger().setLevel(logging.INFO)
     artifacts = Artifacts(chosen.outputs_dir)
     service = JobService(plugins.kinds, artifacts, chosen)
-    try:
-        return server.serve(service, artifacts, chosen, plugins)
-    finally:
-        service.close()
+    guard = Guard(chosen, http_api(service, artifacts, chosen))
+    return server.serve(service, artifacts, chosen, plugins, guard)
 
 
 if __name__ == "__main__":

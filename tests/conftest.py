@@ -19,7 +19,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Generator[None, Any, Any]:
-    """With CI=true a skip is a failure: what nobody sees skipped is never run. Tests of what lies beside the project may be skipped."""
+    """With CI=true a skip is a failure: what nobody sees skipped is never run.
+
+    Tests of what lies beside the project may be skipped.
+    """
     report = yield
     beside = {"samples", "meter"} & set(getattr(item, "fixturenames", ()))
     may_skip = item.get_closest_marker("outside_ci") is not None or beside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ import pytest
 
 from tests.fakes import HOUSE_JOBS, start_program, write_extension
 from tests.servers import OFFLINE, PROJECT, free_port, serving
+from webui.errors import InvalidRequest
+from webui.ui import server as page_server
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(os.name == "nt", reason="POSIX signals")]
 
@@ -56,6 +59,24 @@ def test_a_taken_port_is_said_and_the_next_one_taken(extensions: Path, tmp_path:
         with serving(start_program(extensions, "--port", str(port)), port + 1, tmp_path / "temp") as server:
             server.wait_for(f"Port {port} is taken")
             assert f"{port + 1}" in server.log
+
+
+def test_the_jobs_are_closed_once(extensions: Path, tmp_path: Path):
+    port = free_port()
+    command = start_program(extensions, "--port", str(port))
+    command[2] = "from webui.jobs.runner import Runner\nRunner.close = lambda *_: print('CLOSED', flush=True)\n" + command[2]
+    with serving(command, port, tmp_path / "temp") as server:
+        assert server.get("/")[0] == 200
+    assert server.log.count("CLOSED") == 1
+
+
+def test_a_port_that_needs_permission_is_not_called_taken(monkeypatch: pytest.MonkeyPatch):
+    def refuse(_socket: socket.socket, _address: tuple) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(InvalidRequest, match="Port 80 is not open to ordinary users"):
+        page_server.free_port("127.0.0.1", 80)
 
 
 def test_ctrl_c_stops_it(extensions: Path, tmp_path: Path):

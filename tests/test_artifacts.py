@@ -260,6 +260,21 @@ def test_a_target_needs_an_existing_folder_and_is_none(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_target_that_the_system_refuses_is_said(tmp_path: Path):
+    with pytest.raises(StorageError, match="longer than the disk takes"):
+        check_target(tmp_path / f"{'x' * 300}.mp4")
+    with pytest.raises(StorageError, match="longer than the disk takes"):
+        check_target(tmp_path / ("x" * 300) / "x.mp4")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is a folder of Linux in which nobody can make files")
+def test_a_folder_that_takes_no_files_is_said():
+    with pytest.raises(StorageError, match="/proc cannot be written"):
+        check_target(Path("/proc/x.mp4"))
+    with pytest.raises(StorageError, match="cannot be written"):
+        made(Artifacts(Path("/proc/outputs")))
+
+
 def test_what_cannot_be_read_is_said(tmp_path: Path):
     with pytest.raises(InvalidRequest, match="is a folder"):
         check_readable(tmp_path)

@@ -24,7 +24,8 @@ from pathlib import Path
 
 import pytest
 
-from webui import bootstrap, settings
+from extensions.sadtalker.jobs import TalkingHeadRequest
+from webui import bootstrap, cli, settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="launch.sh is for POSIX systems")
@@ -304,6 +305,10 @@ def test_help_lists_the_commands_and_every_flag_of_the_settings():
         (["--lite", "--full"], "exclude each other"),
         (["--wheels"], "folder with .whl"),
         (["--wheels=no such folder"], "no such folder"),
+        (["--wheels", "~nobody-of-this-name"], "folder with .whl"),
+        (["--prot", "7870"], "--prot is not an option. Did you mean --port?"),
+        (["--lite", "--port", "7870", "--share=1", "--lisen"], "Did you mean --listen?"),
+        (["talk", "a.png", "b.wav", "--out", "--x.mp4", "--device=cpu", "--sed", "3"], "Did you mean --seed?"),
     ],
 )
 def test_a_senseless_command_line_is_refused_before_anything_is_installed(bare, arguments, said):
@@ -311,6 +316,29 @@ def test_a_senseless_command_line_is_refused_before_anything_is_installed(bare, 
     assert done.returncode == 2
     assert said in done.stderr
     assert not bare.venv.exists()
+
+
+def test_the_launcher_knows_every_option_of_talk():
+    parser = argparse.ArgumentParser()
+    cli._add_fields(parser, TalkingHeadRequest)
+    flags = [flag for action in parser._actions for flag in action.option_strings if action.dest != "help"]
+    bootstrap.check_flags(bootstrap.Options("talk", None, None, False, ["a.png", "b.wav", "--out", "c.mp4", "--json"]))
+    for flag in flags:
+        bootstrap.check_flags(bootstrap.Options("talk", None, None, False, [flag]))
+
+
+def test_a_command_of_an_added_extension_reaches_the_app(ready, tmp_path):
+    for name in ("sadtalker", "echo"):
+        folder = ready.root / "extensions" / name
+        folder.mkdir(parents=True)
+        (folder / "plugin.toml").write_text(f'id = "{name}"')
+    try:
+        assert ready.report("echo", "--text", "hello")["argv"] == ["echo", "--text", "hello"]
+        assert ready.report("echo", "--help")["argv"] == ["echo", "--help"]
+        shutil.rmtree(folder)
+        assert "There are talk and test" in ready.start("echo").stderr
+    finally:
+        shutil.rmtree(ready.root / "extensions")
 
 
 def test_an_unreachable_index_is_said_with_the_ways_out(bare):

@@ -56,6 +56,12 @@ BRIGHTNESS = """async (video) => {
   return {duration: video.duration, width: video.videoWidth, height: video.videoHeight, means, moved};
 }"""
 
+JOB = "sessionStorage.getItem('galatea-sadtalker-job')"
+OTHER_VIDEO = """before => {
+  const video = document.querySelector('#sadtalker-video video');
+  return video && video.getAttribute('src') !== before;
+}"""
+
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -169,12 +175,32 @@ def test_cancel_stops_within_a_second_and_leaves_a_video_that_plays(
     sentence(page, "Stopped. The video ends where the work ended.")
 
 
+def test_a_second_job_is_refused_while_one_runs(page: sync_api.Page, portrait_file: Path, voice_file: Path):
+    drop(page, portrait_file, voice_file)
+    page.click("#sadtalker-advanced button")
+    page.fill("#field-fps input[type=number]", "60")
+    page.click("#sadtalker-generate")
+    page.wait_for_selector(".job-preview img", timeout=60_000)
+    job, portrait = page.evaluate(JOB), page.get_attribute("#sadtalker-portrait img", "src")
+    page.click("#sadtalker-examples button.gallery-item >> nth=1")
+    sentence(page, "Your video is still being made.")
+    assert page.evaluate(JOB) == job
+    assert page.get_attribute("#sadtalker-portrait img", "src") == portrait
+    page.click("#sadtalker-cancel")
+    page.wait_for_selector("#sadtalker-generate:enabled", timeout=20_000)
+    assert page.locator(".job-cancelled").count() == 1
+    before = page.get_attribute("#sadtalker-video video", "src")
+    page.click("#sadtalker-examples button.gallery-item >> nth=1")
+    page.wait_for_function(OTHER_VIDEO, arg=before, timeout=60_000)
+    assert page.evaluate(JOB) != job, "once it has ended, the next may begin"
+
+
 def test_a_closed_tab_stops_nothing(page: sync_api.Page, server: Server, portrait_file: Path, voice_file: Path):
     drop(page, portrait_file, voice_file)
     page.click("#sadtalker-generate")
     page.wait_for_selector("[role=progressbar]", timeout=60_000)
     context = page.context
-    storage = page.evaluate("sessionStorage.getItem('galatea-sadtalker-job')")
+    storage = page.evaluate(JOB)
     page.goto("about:blank")
     again = context.new_page()
     again.goto(server.url)
@@ -241,12 +267,7 @@ def test_an_iphone_photo_and_the_sound_of_a_video_are_taken(
     before = page.get_attribute("#sadtalker-video video", "src")
     page.click("#sadtalker-generate")
     # A warm studio may be done before a preview is seen, so the new video itself is waited for.
-    page.wait_for_function(
-        "before => { const video = document.querySelector('#sadtalker-video video');"
-        " return video && video.getAttribute('src') !== before }",
-        arg=before,
-        timeout=60_000,
-    )
+    page.wait_for_function(OTHER_VIDEO, arg=before, timeout=60_000)
     assert video_facts(page)["width"] == 512
 
 
@@ -255,7 +276,9 @@ def test_an_example_is_one_click_on_a_phone_in_chinese(phone: sync_api.Page):
     assert phone.inner_text("#sadtalker-generate") == "生成"
     phone.click("#sadtalker-examples button.gallery-item >> nth=0")
     assert video_facts(phone)["width"] == 512
-    assert "引擎" in phone.inner_text("#sadtalker-used")
+    used = phone.inner_text("#sadtalker-used")
+    for row in (r"引擎\s+builtin", r"取景方式\s+头部（crop）", r"头部不动\s+否", r"表情幅度\s+1\s", r"每秒帧数\s+25\s"):
+        assert re.search(row, used), (row, used)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 375
 
 

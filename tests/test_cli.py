@@ -15,6 +15,7 @@ import pytest
 
 from tests.fakes import HOUSE_JOBS, start_program, write_extension
 from webui import cli
+from webui.jobs.runner import UNEXPECTED
 from webui.jobs.types import Job, JobState
 
 PROJECT = Path(__file__).parent.parent
@@ -80,13 +81,19 @@ def test_a_file_is_handed_over_by_its_path(extensions: Path, tmp_path: Path):
     ("argv", "expected"),
     [
         (("--steps", "0"), "'steps' must be at least 1, not '0'."),
-        (("--steps", "many"), "'steps' must be a valid integer"),
+        (("--steps", "many"), "'steps' must be a whole number, not 'many'."),
         (("--style", "odd"), "'odd' is none of plain, fancy"),
         (("--source", "none.txt"), "There is no file none.txt"),
         (("--colour", "red"), "--colour"),
         (("--device", "gpu"), "--device: expected auto, cpu"),
         (("--out", "none/x.txt"), "There is no folder"),
         (("--out", "x.mp3"), "let the name x.mp3 end in that"),
+        (("--out", f"{'x' * 300}.txt"), "longer than the disk takes"),
+        (("--out", ""), "Argument --out: the name is empty"),
+        (("--source", ""), "Argument --source: the name is empty"),
+        (("--source", "~nobody.txt"), "There is no file ~nobody.txt"),
+        (("-photo.jpg",), "If '-photo.jpg' is the name of a file, write ./-photo.jpg"),
+        (("--seed", "4294967296"), "must be at most 4294967295"),
     ],
 )
 def test_bad_input_is_a_sentence_and_exit_code_2(extensions: Path, argv: tuple[str, ...], expected: str):
@@ -96,6 +103,48 @@ def test_bad_input_is_a_sentence_and_exit_code_2(extensions: Path, argv: tuple[s
     assert expected in last_json(done)["error"]
     assert last_json(done)["type"] in ("InvalidRequest", "StorageError")
     assert not (extensions.parent / "outputs").exists()
+
+
+def test_names_that_begin_with_a_tilde_work(extensions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(f"{__name__}.PROJECT", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parent.parent))
+    (tmp_path / "~nobody.txt").write_text("first\n")
+    argv = ("count", "--source", "~nobody.txt", "--steps", "1", "--seed", "1", "--models-dir", "~nobody", "--out", "~out.txt")
+    done = run(extensions, *argv)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "~out.txt").read_text() == "first\n1\n"
+
+
+def test_a_result_never_replaces_what_it_is_made_from(extensions: Path, tmp_path: Path):
+    source, link = tmp_path / "mine.txt", tmp_path / "link.txt"
+    source.write_text("precious")
+    link.hardlink_to(source)
+    for target in (source, link):
+        done = run(extensions, "count", "--source", str(source), "--out", str(target), "--json")
+        assert done.returncode == 2
+        assert "one of the files that the result is made from" in last_json(done)["error"]
+    assert source.read_text() == "precious"
+
+
+def test_a_terminal_without_the_letters_gets_their_codes(extensions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    done = run(extensions, "count", "--steps", "1", "--out", str(tmp_path / "😀.txt"))
+    assert done.returncode == 0, done.stderr
+    assert "\\U0001f600.txt" in done.stdout
+
+
+BUG = """
+import app, sys
+app.settings.load = lambda *_: 1 / 0
+sys.exit(app.main(["talk", "a.png", "b.wav", "--json"]))
+"""
+
+
+def test_a_bug_outside_of_a_job_ends_with_a_line_of_json_too():
+    done = subprocess.run([sys.executable, "-c", BUG], capture_output=True, text=True, cwd=PROJECT, timeout=60)
+    assert done.returncode == 1
+    assert last_json(done) == {"error": UNEXPECTED, "type": "InternalError"}
+    assert "ZeroDivisionError" in done.stderr
 
 
 def test_other_failures_are_exit_code_1(extensions: Path):
@@ -125,6 +174,8 @@ def test_help_lists_commands_and_options_and_never_serves(extensions: Path):
     for option in ("--steps", "--style plain|fancy", "--loud", "--no-polite", "--out FILE", "--json", "--models-dir"):
         assert option in options
     assert "--port" not in options
+    assert "do not: say please." in options
+    assert "0 to 4294967295" in options
 
 
 def test_out_replaces_a_file_and_needs_no_outputs_folder(extensions: Path, tmp_path: Path):

@@ -16,9 +16,10 @@ from tests import fakes
 from webui.artifacts import Artifacts
 from webui.errors import InvalidRequest, StorageError
 from webui.jobs import preview
-from webui.jobs.runner import Pace, Runner
+from webui.jobs.board import JobBoard
+from webui.jobs.runner import UNEXPECTED, Pace, Runner
 from webui.jobs.service import JobService
-from webui.jobs.types import JobKind, JobResult, JobState
+from webui.jobs.types import Job, JobKind, JobResult, JobState
 from webui.settings import Settings
 
 
@@ -175,6 +176,74 @@ def test_a_bug_shows_a_plain_sentence_and_logs_its_traceback(service: JobService
     assert service.wait(service.submit("count", {}).id, 20).state is JobState.DONE, "the worker survives"
 
 
+@pytest.mark.parametrize("ending", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_job_that_ends_its_thread_costs_no_other_job(artifacts: Artifacts, ending: type[BaseException]):
+    def leave(*_args) -> JobResult:
+        raise ending
+
+    kind = JobKind("leave", "Leaving", fakes.HoldRequest, leave, warm_up=leave)
+    service = serving(artifacts, kind, fakes.COUNT)
+    service.warm_up()
+    job = service.wait(service.submit("leave", {}).id, 20)
+    assert (job.state, job.error) == (JobState.FAILED, UNEXPECTED)
+    assert service.wait(service.submit("count", {}).id, 20).state is JobState.DONE
+    service.close()
+
+
+def test_a_job_that_starts_while_it_is_cancelled_is_not_called_unstarted(artifacts: Artifacts, monkeypatch):
+    """Between the look at a job's state and its change the worker may take the job out of the queue."""
+    first, started, release = fakes.holding()
+    ran, cancelled = threading.Event(), threading.Event()
+
+    def note(_ctx, _request) -> JobResult:
+        ran.set()
+        assert cancelled.wait(20)
+        return JobResult((), {})
+
+    service = serving(artifacts, first, JobKind("note", "Noting", fakes.HoldRequest, note))
+    service.submit("hold", {})
+    assert started.wait(20)
+    waiting = service.submit("note", {})
+    task, look = service._runner._tasks[waiting.id], service._board.get
+
+    def look_slowly(job_id: str):
+        seen = look(job_id)
+        release.set()
+        ran.wait(2)
+        return seen
+
+    # `stop` that is set too late for the worker's own look at it is the worst case.
+    monkeypatch.setattr(task.stop, "set", lambda: None)
+    monkeypatch.setattr(service._board, "get", look_slowly)
+    service._runner.cancel(waiting.id)
+    cancelled.set()
+    release.set()
+    job = service.wait(waiting.id, 20)
+    service.close()
+    assert (job.state, ran.is_set()) in ((JobState.CANCELLED, False), (JobState.DONE, True))
+
+
+def test_a_change_from_another_state_is_not_made():
+    board = JobBoard()
+    board.add(Job("x", "count", fakes.CountRequest(), JobState.RUNNING))
+    assert board.update("x", only_from=JobState.QUEUED, state=JobState.CANCELLED).state is JobState.RUNNING
+    assert board.update("x", only_from=JobState.RUNNING, state=JobState.DONE).state is JobState.DONE
+
+
+def test_many_jobs_cancelled_in_the_queue_do_not_disturb_the_end(artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("webui.jobs.board.KEPT", 3)
+    kind, started, release = fakes.holding()
+    service = serving(artifacts, kind)
+    jobs = [service.submit("hold", {})]
+    assert started.wait(20)
+    for _ in range(8):
+        jobs.append(service.submit("hold", {}))
+        service.cancel(jobs[-1].id)
+    release.set()
+    service.close()
+    assert service.get(jobs[0].id).state is JobState.CANCELLED
+
+
 def test_running_out_of_memory_is_said(service: JobService):
     job = service.wait(service.submit("fail", {"how": "memory"}).id, 20)
     assert job.error_type == "OutOfMemory"
@@ -189,8 +258,12 @@ def test_running_out_of_memory_is_said(service: JobService):
         ({"portrait": "x"}, "'voice' is missing."),
         ({"portrait": "x", "voice": "y", "mood": 1}, "'mood' is not an option here."),
         ({"portrait": "x", "voice": "y", "engine": "magic"}, "'engine' must be 'auto', 'builtin' or 'sadtalker', not"),
-        ({"portrait": "x", "voice": "y", "seed": "soon"}, "'seed' must be a valid integer"),
-        ({"portrait": "x", "voice": "y", "fps": float("nan")}, "'fps' must be"),
+        ({"portrait": "x", "voice": "y", "seed": "soon"}, "'seed' must be a whole number, not 'soon'."),
+        ({"portrait": "x", "voice": "y", "seed": 2**32}, "'seed' must be at most 4294967295, not 4294967296."),
+        ({"portrait": "x", "voice": "y", "seed": 1.5}, "'seed' must be a whole number, not '1.5'."),
+        ({"portrait": "x", "voice": "y", "fps": "abc"}, "'fps' must be a number, not 'abc'."),
+        ({"portrait": "x", "voice": "y", "still": "perhaps"}, "'still' must be true or false, not 'perhaps'."),
+        ({"portrait": "x", "voice": "y", "fps": float("nan")}, "'fps' must be a number, not 'nan'."),
     ],
 )
 def test_a_broken_bound_is_a_sentence_with_field_and_bound(service: JobService, request_: dict, expected: str):

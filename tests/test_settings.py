@@ -39,6 +39,20 @@ def test_a_relative_folder_in_the_file_starts_at_the_file(tmp_path: Path):
     assert settings.load(given("--settings", str(tmp_path / "s.toml")), {}).outputs_dir == tmp_path / "results"
 
 
+def test_a_name_that_begins_with_a_tilde_is_a_name_when_there_is_no_such_user(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    chosen = settings.load(given("--models-dir", "~nobody of this name", "--outputs-dir", "~/results"), {})
+    assert chosen.models_dir == tmp_path / "~nobody of this name"
+    assert chosen.outputs_dir == Path.home() / "results"
+    with pytest.raises(InvalidRequest, match="cannot be read"):
+        settings.load({}, {"GALATEA_SETTINGS": "~nobody of this name"})
+
+
+def test_large_bounds_are_written_out():
+    with pytest.raises(InvalidRequest, match="from 1 to 1048576, got '0'"):
+        settings.load({}, {"GALATEA_MAX_UPLOAD_MB": "0"})
+
+
 def test_several_users_as_a1111_writes_them():
     chosen = settings.load(given("--gradio-auth", "anna:a:b,bob:c"), {})
     assert chosen.gradio_auth == (("anna", "a:b"), ("bob", "c"))

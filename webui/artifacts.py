@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from webui.errors import InvalidRequest, StorageError
 
@@ -85,7 +86,12 @@ class Artifacts:
     def upload(self, source: Path, name: str | None = None) -> Artifact:
         """Copy a visitor's file in under its own name. Raises StorageError when it cannot be stored."""
         check_readable(source)
-        name = readable_name(name or source.name)
+        with open(source, "rb") as reader:
+            return self.store(reader, name or source.name)
+
+    def store(self, reader: IO[bytes], name: str) -> Artifact:
+        """Copy in what `reader` gives under this name. Raises StorageError when it cannot be stored."""
+        name = readable_name(name)
         if name.endswith(PART):
             name += "_"
         uploads = self.root / _UPLOADS
@@ -93,7 +99,7 @@ class Artifacts:
             uploads.mkdir(parents=True, exist_ok=True)
             part = uploads / f"{secrets.token_hex(8)}{PART}"
             with _discarding(part):
-                artifact_id = _copy_and_hash(source, part, name)
+                artifact_id = _copy_and_hash(reader, part, name)
                 _move_into_place(part, uploads / artifact_id / name)
         return self.get(artifact_id)
 
@@ -118,6 +124,15 @@ class Artifacts:
         if target is not None:
             self._adopted[artifact_id] = final.resolve()
         pending.artifact = _artifact(artifact_id, final)
+
+    def remove(self, artifact_id: str) -> None:
+        """Delete a job's result. What was uploaded, or lies outside of the outputs folder, is left alone."""
+        if artifact_id in self._adopted or not _RESULT_ID.fullmatch(artifact_id):
+            return
+        path = self._find(artifact_id)
+        if path is not None:
+            with storage_errors(path.parent):
+                path.unlink(missing_ok=True)
 
     def clean(self) -> int:
         """Remove `.part` files that a crashed run left more than a day ago. Returns how many."""
@@ -160,13 +175,16 @@ def check_readable(path: Path) -> None:
 
 def check_target(target: Path) -> None:
     """Raise StorageError when no file could be put at `target`: said before hours of work, not after."""
-    if target.is_dir():
-        raise StorageError(f"{target} is a folder. Name the file that the result should go to.")
-    if not target.parent.is_dir():
-        raise StorageError(f"There is no folder {target.parent}. Make it first, or name a file in one that exists.")
-    probe = target.with_name(f"{secrets.token_hex(8)}{PART}")
-    with storage_errors(target.parent), _discarding(probe):
-        probe.touch()
+    with storage_errors(target.parent):
+        if target.is_dir():
+            raise StorageError(f"{target} is a folder. Name the file that the result should go to.")
+        if not target.parent.is_dir():
+            raise StorageError(f"There is no folder {target.parent}. Make it first, or name a file in one that exists.")
+        with suppress(FileNotFoundError):
+            target.lstat()  # refuses a name that is too long, which the probe's is not
+        probe = target.with_name(f"{secrets.token_hex(8)}{PART}")
+        with _discarding(probe):
+            probe.touch()
 
 
 def readable_name(name: str, longest: int = LONGEST_NAME) -> str:
@@ -200,10 +218,10 @@ def storage_errors(folder: Path) -> Iterator[None]:
         message = f"{folder} cannot be a folder, a file is in the way. Choose another with --outputs-dir."
         raise StorageError(message) from error
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO):
-            raise
+        if error.errno == errno.ENAMETOOLONG:
+            raise StorageError(f"A name in {folder} is longer than the disk takes. Choose a shorter one.") from error
         raise StorageError(
-            f"The folder {folder} cannot be written: {error.strerror}. Choose another, or change who may write there."
+            f"The folder {folder} cannot be written: {error.strerror or error}. Choose another, or change who may write there."
         ) from error
 
 
@@ -236,9 +254,9 @@ def _discarding(part: Path) -> Iterator[None]:
             part.unlink()
 
 
-def _copy_and_hash(source: Path, part: Path, name: str) -> str:
+def _copy_and_hash(reader: IO[bytes], part: Path, name: str) -> str:
     digest = hashlib.sha256(name.encode() + b"\0")
-    with open(source, "rb") as reader, open(part, "wb") as writer:
+    with open(part, "wb") as writer:
         while block := reader.read(1 << 20):
             digest.update(block)
             writer.write(block)

@@ -35,6 +35,7 @@ OLDEST_PYTHON = (3, 10)
 
 REQUIREMENTS = {"full": "requirements.txt", "lite": "requirements-lite.txt"}
 DEV_REQUIREMENTS = "requirements-dev.txt"
+OWN_EXTENSIONS = ("sadtalker",)
 # Free bytes asked for before the first install: what the set takes, pip's downloads, and some room to work in.
 NEEDED_BYTES = {"full": 12_000_000_000, "lite": 1_500_000_000}
 SET_WORDS = {
@@ -70,6 +71,11 @@ settings:
   --share-open          allow --share without a password
   --gradio-auth USER:PASSWORD[,...]
                         ask for this name and password
+  --api-token TOKEN     let programs with this token use the HTTP API
+  --allowed-hosts NAME[,...]
+                        further names of this server, e.g. behind a proxy
+  --max-upload-mb MEGABYTES
+                        larger uploads are refused (4096)
   --language LANGUAGE   language of the page: en or zh (the browser's)
 
 environment: PYTHON (which Python makes .venv), GALATEA_LITE=1 or 0 (as --lite or --full), GALATEA_PORT=7861 and so on,
@@ -107,7 +113,7 @@ class UsageError(SetupError):
 class Options(NamedTuple):
     """The command line, taken apart.
 
-    command: serve, talk or test.
+    command: serve, talk, test, or a kind of job that an extension adds.
     choice:  full, lite, or None for what was chosen before.
     wheels:  folder of wheels to install from, or None for pip's own configuration.
     rest:    the arguments for the app or for pytest, untouched.
@@ -127,7 +133,7 @@ def main(arguments: list[str]) -> int:
     try:
         require_python(sys.version_info[:2])
         options = parse(arguments, os.environ)
-        if options.help and not (options.command in COMMAND_USAGE and is_ready(options)):
+        if options.help and not (options.command != "serve" and is_ready(options)):
             print((COMMAND_USAGE.get(options.command) or HELP).format(launcher=LAUNCHER), end="")
             return 0
         chosen = set_up(options)
@@ -180,7 +186,7 @@ def _take_command(rest: list[str]) -> str:
     if not rest or rest[0].startswith("-"):
         return "serve"
     command = rest.pop(0)
-    if command not in COMMAND_USAGE:
+    if command not in COMMAND_USAGE and not has_more_extensions():
         # Refused here: the app would refuse it too, but only after gigabytes of installing.
         near = difflib.get_close_matches(command, COMMAND_USAGE, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
@@ -191,8 +197,35 @@ def _take_command(rest: list[str]) -> str:
     return command
 
 
+def has_more_extensions() -> bool:
+    """Whether somebody has added one: it may bring commands, which are known to the app alone."""
+    return any(manifest.parent.name not in OWN_EXTENSIONS for manifest in ROOT.glob("extensions/*/plugin.toml"))
+
+
+def check_flags(options: Options) -> None:
+    """Raise UsageError for an option that serving or talking has not: the app would say so only once it is installed."""
+    settings = re.findall(r"^  (--[\w-]+)( \S)?", HELP.partition("\nsettings:\n")[2], re.MULTILINE)
+    talking = re.findall(r"\[(--[\w-]+)( [^\]]+)?\]", COMMAND_USAGE["talk"])
+    known = {"serve": dict(settings), "talk": dict(settings + talking)}.get(options.command)
+    rest = list(options.rest) if known is not None else []
+    while rest:
+        flag, equals, _ = rest.pop(0).partition("=")
+        if flag == "--" or (options.command == "serve" and not flag.startswith("-")):
+            return  # from here on it is not ours to read
+        if flag.startswith("--") and known is not None:
+            if flag not in known:
+                near = difflib.get_close_matches(flag, known, n=1)
+                hint = f" Did you mean {near[0]}?" if near else ""
+                raise UsageError(f"{flag} is not an option.{hint} `{LAUNCHER} --help` lists everything.")
+            if known[flag] and not equals:
+                del rest[:1]
+
+
 def _wheels_folder(text: str) -> Path:
-    folder = Path(text).expanduser().resolve()
+    folder = Path(text)
+    with contextlib.suppress(RuntimeError):  # no such user: a name may begin with ~, too
+        folder = folder.expanduser()
+    folder = folder.resolve()
     if not text or not any(folder.glob("*.whl")):
         raise UsageError(
             f"--wheels needs a folder with .whl files in it, and '{text}' is none. "
@@ -296,6 +329,7 @@ def set_up(options: Options) -> str:
         say("Everything is installed already, so --lite has nothing to leave out. For the lite set delete .venv first.")
     try:
         if not is_ready(options):
+            check_flags(options)
             with _locked() as lock:
                 if not is_ready(options):  # else another start was faster
                     _install(options, chosen, lock)
@@ -624,7 +658,7 @@ def start(options: Options, chosen: str) -> int:
         command += ["-m", "pytest"]
     else:
         # The folder stays the user's own: paths on the command line are relative to it.
-        command += [str(ROOT / "app.py")] + (["talk"] if options.command == "talk" else [])
+        command += [str(ROOT / "app.py")] + ([] if options.command == "serve" else [options.command])
     command += options.rest
     if WINDOWS:
         return _run_and_wait(command, environment)

@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 IMPORTED = time.time()
 INTERRUPTED = 130
+INTERNAL = "InternalError"
 SAVING = 15.0
 """Seconds that a job has after Ctrl-C to finish its file."""
 
@@ -51,17 +52,32 @@ def parse(argv: Sequence[str], kinds: Sequence[JobKind]) -> argparse.Namespace:
     for kind in kinds:
         command = commands.add_parser(kind.name, help=kind.title, description=kind.title, allow_abbrev=False)
         _add_fields(command, kind.request)
-        command.add_argument("--out", metavar="FILE", type=Path, help="where the result goes (a new file in outputs)")
+        command.add_argument("--out", metavar="FILE", type=file_name, help="where the result goes (a new file in outputs)")
         command.add_argument("--json", action="store_true", help="end with one line of JSON about the result")
         settings.add_flags(command, serving=False)
-    return parser.parse_args(argv)
+    try:
+        return parser.parse_args(argv)
+    except InvalidRequest as error:
+        dashed = next((text for text in argv if re.match(r"-[^-\d.].", text)), None)
+        hint = f" If '{dashed}' is the name of a file, write ./{dashed}" if dashed else ""
+        raise InvalidRequest(f"{error}{hint}") from error
+
+
+def file_name(text: str) -> Path:
+    """An argument that names a file."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty, give the name of a file")
+    return settings.expanded(text)
 
 
 def run(kind: JobKind, options: Mapping[str, Any], service: JobService, artifacts: Artifacts) -> int:
     """Do one job and report it. options: the parsed flags. Returns the exit code, raises GalateaError."""
     out: Path | None = options["out"]
     request = request_from(kind.request, options, artifacts)
-    target = out.expanduser().absolute() if out else None
+    target = out.absolute() if out else None
+    if target:
+        inputs = [artifacts.get(request[name]).path for name in artifact_fields(kind.request) if name in request]
+        refuse_overwriting(target, inputs)
     start_up = process_age()
     with interruptible():
         job = service.submit(kind.name, request, target=target, previews=False)
@@ -82,14 +98,32 @@ def report_error(error: GalateaError, *, as_json: bool) -> int:
     return _print_error(str(error), type(error).__name__, error.exit_code, as_json=as_json)
 
 
+def report_bug(*, as_json: bool) -> int:
+    """Like report_error, for what is no GalateaError: its details are in the log alone."""
+    return _print_error(UNEXPECTED, INTERNAL, 1, as_json=as_json)
+
+
 def request_from(model: type[BaseModel], options: Mapping[str, Any], artifacts: Artifacts) -> dict[str, Any]:
     """The request's fields that were given; paths become artifact ids. Raises InvalidRequest for a missing file."""
     request = {}
     for name, field in model.model_fields.items():
         if options.get(name) is not None:
             given = options[name]
-            request[name] = artifacts.adopt(Path(given).expanduser()).id if is_artifact(field) else given
+            request[name] = artifacts.adopt(settings.expanded(given)).id if is_artifact(field) else given
     return request
+
+
+def refuse_overwriting(target: Path, inputs: Iterable[Path]) -> None:
+    """Raise InvalidRequest when the result would replace one of the files that it is made from."""
+    for path in inputs:
+        # samefile also knows links, and file systems to which A.mp4 and a.mp4 are one.
+        if os.path.exists(target) and target.samefile(path):
+            raise InvalidRequest(f"--out {target} is one of the files that the result is made from. Choose another name.")
+
+
+def artifact_fields(model: type[BaseModel]) -> set[str]:
+    """Names of the request's fields that name a file."""
+    return {name for name, field in model.model_fields.items() if is_artifact(field)}
 
 
 def is_artifact(field: FieldInfo) -> bool:
@@ -175,7 +209,7 @@ def _report_failure(job: Job, *, as_json: bool) -> int:
         return _print_error(message, "Cancelled", INTERRUPTED, as_json=as_json)
     kind = getattr(errors, job.error_type, None) if job.error_type else None
     code = INTERRUPTED if job.state is JobState.CANCELLED else getattr(kind, "exit_code", 1)
-    return _print_error(job.error or UNEXPECTED, job.error_type or "InternalError", code, as_json=as_json)
+    return _print_error(job.error or UNEXPECTED, job.error_type or INTERNAL, code, as_json=as_json)
 
 
 def _print_error(message: str, kind: str, code: int, *, as_json: bool) -> int:
@@ -191,11 +225,12 @@ def _add_fields(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None
         flag = f"--{name.replace('_', '-')}"
         if is_artifact(field) and field.is_required():
             # What a person gives is a path; that the request holds an id is nothing to them.
-            parser.add_argument(name, metavar=name.upper(), help=about.replace("Artifact id of a", "A"))
+            about = about.replace("Artifact id of a", "A")
+            parser.add_argument(name, metavar=name.upper(), type=file_name, help=about)
         elif field.annotation is bool:
             opposite = f"--no-{flag[2:]}" if field.default else flag
             action = "store_false" if field.default else "store_true"
-            about = f"turn this off: {about}" if field.default else about
+            about = f"do not: {about[:1].lower()}{about[1:]}" if field.default else about
             parser.add_argument(opposite, dest=name, action=action, default=None, help=about)
         else:
             parser.add_argument(flag, dest=name, help=f"{about} ({_default(field)})", **_shape(field))
@@ -204,7 +239,7 @@ def _add_fields(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None
 def _shape(field: FieldInfo) -> dict[str, Any]:
     """argparse's arguments for a field with a value. Bounds are left to the model, which words them better."""
     if get_origin(field.annotation) is not Literal:
-        return {"metavar": "FILE" if is_artifact(field) else "N"}
+        return {"metavar": "FILE", "type": file_name} if is_artifact(field) else {"metavar": "N"}
     values = {str(value): value for value in get_args(field.annotation)}
 
     def choice(text: str) -> Any:
@@ -216,6 +251,6 @@ def _shape(field: FieldInfo) -> dict[str, Any]:
 
 
 def _default(field: FieldInfo) -> str:
-    limits = [f"{getattr(rule, side):g}" for rule in field.metadata for side in ("ge", "le") if hasattr(rule, side)]
+    limits = [f"{getattr(rule, side):.12g}" for rule in field.metadata for side in ("ge", "le") if hasattr(rule, side)]
     bounds = f"{' to '.join(limits)}; " if len(limits) == 2 else ""
     return f"{bounds}default: {'none' if field.default is None else field.default}"

@@ -33,6 +33,9 @@ class Settings:
     device:            auto, cpu, mps, cuda or cuda:N.
     port:              None takes 7860 or the next free one.
     gradio_auth:       (user, password) pairs; never shown in the repr.
+    api_token:         lets programs use the HTTP API without a password; never shown in the repr.
+    allowed_hosts:     further names by which visitors may reach this server, e.g. behind a proxy.
+    max_upload_mb:     larger uploads are refused.
     longest_side:      larger pictures are scaled down to this many pixels.
     max_voice_minutes: longer voices are refused.
     lite:              installed without torch: only what needs none can run.
@@ -47,6 +50,9 @@ class Settings:
     share: bool = False
     share_open: bool = False
     gradio_auth: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    api_token: str | None = field(default=None, repr=False)
+    allowed_hosts: tuple[str, ...] = ()
+    max_upload_mb: int = 4096
     longest_side: int = 2048
     max_voice_minutes: float = 30.0
     lite: bool = False
@@ -65,6 +71,14 @@ class Settings:
         if self.listen and not self.gradio_auth:
             return ("Everybody on your network can use this studio. Add --gradio-auth user:password to change that.",)
         return ()
+
+
+def expanded(written: str | Path) -> Path:
+    """The path with its ~ replaced by the home folder; as it stands when there is no such user (~x.jpg is a name, too)."""
+    try:
+        return Path(written).expanduser()
+    except RuntimeError:
+        return Path(written)
 
 
 def add_flags(parser: argparse.ArgumentParser, *, serving: bool) -> None:
@@ -105,7 +119,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _from_file(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     named = given.get("settings") or environ.get("GALATEA_SETTINGS")
-    path = Path(named).expanduser() if named else PROJECT / "settings.toml"
+    path = expanded(named) if named else PROJECT / "settings.toml"
     if not named and not path.exists():
         return {}
     content = _read_toml(path)
@@ -159,13 +173,13 @@ def _read_bool(written: Any, _folder: Path) -> bool:
 def _read_folder(written: Any, folder: Path) -> Path:
     if not isinstance(written, str) or not written.strip():
         raise ValueError("expected a folder")
-    return (folder / Path(written).expanduser()).resolve()
+    return (folder / expanded(written)).resolve()
 
 
 def _read_number(kind: type, low: float, high: float) -> Callable[[Any, Path], Any]:
     def read(written: Any, _folder: Path) -> Any:
         what = "a whole number" if kind is int else "a number"
-        expected = f"expected {what} from {low:g} to {high:g}, got '{written}'"
+        expected = f"expected {what} from {low:.12g} to {high:.12g}, got '{written}'"
         if isinstance(written, bool) or (kind is int and isinstance(written, float)):
             raise ValueError(expected)
         try:
@@ -204,6 +218,22 @@ def _read_auth(written: Any, _folder: Path) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
+def _read_token(written: Any, _folder: Path) -> str:
+    # What was written is not repeated, as with passwords.
+    if not isinstance(written, str) or not re.fullmatch(r"[!-~]{8,256}", written):
+        raise ValueError("expected 8 to 256 letters, digits or signs, without spaces")
+    return written
+
+
+def _read_hosts(written: Any, _folder: Path) -> tuple[str, ...]:
+    entries = written if isinstance(written, list) else str(written).split(",")
+    names = tuple(str(entry).strip().lower() for entry in entries)
+    for name in names:
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", name):
+            raise ValueError(f"expected names such as studio.example.org, without a port, got '{name}'")
+    return names
+
+
 _OPTIONS = (
     _Option("models_dir", _read_folder, "where the weights are (models)", "--models-dir", "DIR", only_serving=False),
     _Option("outputs_dir", _read_folder, "where results go (outputs)", "--outputs-dir", "DIR", only_serving=False),
@@ -229,6 +259,21 @@ _OPTIONS = (
     _Option("share", _read_bool, "make a public link through gradio.live", "--share"),
     _Option("share_open", _read_bool, "allow --share without a password", "--share-open"),
     _Option("gradio_auth", _read_auth, "ask for this name and password", "--gradio-auth", "USER:PASSWORD[,...]"),
+    _Option("api_token", _read_token, "let programs with this token use the HTTP API", "--api-token", "TOKEN"),
+    _Option(
+        "allowed_hosts",
+        _read_hosts,
+        "further names of this server, e.g. behind a proxy",
+        "--allowed-hosts",
+        "NAME[,...]",
+    ),
+    _Option(
+        "max_upload_mb",
+        _read_number(int, 1, 1 << 20),
+        "larger uploads are refused (4096)",
+        "--max-upload-mb",
+        "MEGABYTES",
+    ),
     _Option("language", _read_language, "language of the page: en or zh (the browser's)", "--language", "LANGUAGE"),
     _Option("lite", _read_bool, "installed without torch", None),
 )

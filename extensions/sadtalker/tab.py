@@ -5,8 +5,10 @@ Asks the job service for everything; a closed tab stops nothing, and one that is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from webui.plugin_api import Artifact, InvalidRequest, Job, JobState, Studio, re
 
 PLAIN = ("preprocess", "still", "pose_style", "expression_scale")
 ADVANCED = ("engine", "size", "blink", "fps", "seed", "face")
+FRAMINGS = ("framing_crop", "framing_extcrop", "framing_resize", "framing_full", "framing_extfull")
 EXAMPLES = Path(__file__).parent / "examples"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 SOUNDS = (".wav", ".mp3", ".ogg", ".opus", ".flac", ".m4a")
@@ -25,6 +28,26 @@ PREVIEW_SIDE = 1024
 REMEMBER = "(id) => { sessionStorage.setItem('galatea-sadtalker-job', id); }"
 RECALL = "() => [sessionStorage.getItem('galatea-sadtalker-job') || '']"
 DICE = "() => String(Math.floor(Math.random() * 4294967296))"
+
+SENTENCES = {
+    "told_voice": "listening to the voice",
+    "told_face": "looking for the face",
+    "told_motion": "turning speech into movement",
+    "told_frame": r"rendering frame (?P<frame>\d+) of (?P<frames>\d+)",
+    "told_asked": "it was asked for",
+    "told_empty": "(?P<folder>.+) has no SadTalker checkpoints",
+    "told_unable": "this version cannot run the SadTalker checkpoints in (?P<folder>.+) yet",
+    "told_silent": r"The voice clip is silent: the mouth stays shut\.",
+    "told_largest": r"(?P<count>\d+) faces were found and the largest was taken; "
+    r"choose another with --face (?P<first>\d+) to (?P<last>\d+)",
+    "told_number": r"(?P<count>\d+) faces were found and face (?P<face>\d+) was taken; "
+    r"choose another with --face (?P<first>\d+) to (?P<last>\d+)",
+    "told_faceless": r"No face was found in the picture\. .+",
+    "told_fewer": r"The picture shows .+, so there is no face (?P<face>\d+)\. Use --face (?:0 to )?(?P<last>\d+); .+",
+    "told_missing": r"SadTalker's models are missing\. They go into (?P<folder>.+?) \(.+",
+    "told_later": r"This version of Galatea cannot run the SadTalker checkpoints in (?P<folder>.+) yet\. Use --engine .+",
+}
+"""What a job says while it works, by the key of the page's own words for it."""
 
 
 class OriginalImage(gr.Image):
@@ -134,6 +157,7 @@ def _examples(studio: Studio) -> gr.Dataset:
 def _options(studio: Studio) -> tuple[dict[str, Any], gr.Button]:
     with gr.Group():
         options = studio.widgets(TalkingHeadRequest, PLAIN)
+        options["preprocess"].choices = [(studio.text(key), key.removeprefix("framing_")) for key in FRAMINGS]
     with gr.Accordion(studio.text("advanced"), open=False, elem_id="sadtalker-advanced"):
         options |= studio.widgets(TalkingHeadRequest, ADVANCED)
         dice = gr.Button(studio.text("dice"), size="sm", elem_id="sadtalker-dice")
@@ -169,10 +193,14 @@ def _results(studio: Studio) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Events:
-    """What happens when. A generator watches a job: its snapshots flow to the page until it ends or the page closes."""
+    """What happens when. A generator watches a job: its snapshots flow to the page until it ends or the page closes.
+
+    busy: the pages that a generator flows to, by their session. A second one would fight the first for the same widgets.
+    """
 
     studio: Studio
     widgets: Widgets
+    busy: dict[str | None, object] = field(default_factory=dict)
 
     def connect(self) -> None:
         widgets = self.widgets
@@ -186,24 +214,58 @@ class Events:
         widgets.dice.click(None, outputs=widgets.options["seed"], js=DICE, **quiet)
         widgets.other_portrait.upload(self.show_portrait, widgets.other_portrait, widgets.portrait, **loading)
         widgets.other_voice.upload(self.show_voice, widgets.other_voice, widgets.voice, **loading)
-        chosen = widgets.examples.click(self.example, widgets.examples, [widgets.portrait, widgets.voice], **loading)
-        chosen.then(self.generate, inputs=set(widgets.inputs), **watching)
+        sources = [widgets.portrait, widgets.voice]
+        shown = watching | {"outputs": [*sources, *widgets.outputs]}
+        widgets.examples.click(self.example, inputs={widgets.examples, *widgets.inputs}, **shown)
 
     def generate(self, values: dict[Any, Any], visitor: gr.Request) -> Iterator[dict[Any, Any]]:
-        with self.studio.guard(visitor):
-            job = self.studio.service.submit("talk", _request(self.studio, self.widgets, values, visitor))
-            yield from self.watch(job.id, visitor)
+        with self.studio.guard(visitor), self.turn(visitor) as mine:
+            yield from self.run(values, visitor) if mine else self.refuse(visitor)
+
+    def example(self, values: dict[Any, Any], visitor: gr.Request) -> Iterator[dict[Any, Any]]:
+        """Show an example's portrait and voice, and make the video of them with the options as they are."""
+        with self.studio.guard(visitor), self.turn(visitor) as mine:
+            if not mine:
+                yield from self.refuse(visitor)
+                return
+            files = [self.studio.artifacts.adopt(Path(path)) for path in example_pairs(EXAMPLES)[values[self.widgets.examples]]]
+            portrait, voice = (str(self.studio.hand_out(file)) for file in files)
+            sources = {self.widgets.portrait: portrait, self.widgets.voice: voice}
+            yield sources
+            yield from self.run(values | sources, visitor)
+
+    @contextmanager
+    def turn(self, visitor: gr.Request) -> Iterator[bool]:
+        """Whether nothing else flows to the visitor's page; nothing else may until the end of the block."""
+        session, me = visitor.session_hash, object()
+        mine = self.busy.setdefault(session, me) is me  # one step: two clicks at once cannot both be first
+        try:
+            yield mine
+        finally:
+            if mine:
+                del self.busy[session]
+
+    def refuse(self, visitor: gr.Request) -> Iterator[dict[Any, Any]]:
+        gr.Info(self.studio.say("busy", visitor))
+        yield {self.widgets.card: gr.skip()}  # Gradio empties every output of a generator that yields nothing
+
+    def run(self, values: dict[Any, Any], visitor: gr.Request) -> Iterator[dict[Any, Any]]:
+        job = self.studio.service.submit("talk", _request(self.studio, self.widgets, values, visitor))
+        yield from self.watch(job.id, visitor)
 
     def resume(self, job_id: str, visitor: gr.Request) -> Iterator[dict[Any, Any]]:
         """The job that this browser tab started before it was closed or reloaded, if it is still known."""
-        with self.studio.guard(visitor):
-            if job_id and _is_known(self.studio, job_id):
+        with self.studio.guard(visitor), self.turn(visitor) as mine:
+            if not mine:
+                yield from self.refuse(visitor)
+            elif job_id and _is_known(self.studio, job_id):
                 yield from self.watch(job_id, visitor)
             else:
                 yield {self.widgets.card: f'<p class="hint">{self.studio.say("hint", visitor)}</p>'}
 
     def watch(self, job_id: str, visitor: gr.Request) -> Iterator[dict[Any, Any]]:
-        for job in self.studio.follow(job_id):
+        for snapshot in self.studio.follow(job_id):
+            job = _in_words(self.studio, snapshot, visitor)
             yield _view(self.studio, self.widgets, job, visitor)
         if job.state is JobState.FAILED:
             raise gr.Error(job.error or "", duration=None, print_exception=False)
@@ -213,11 +275,6 @@ class Events:
     def cancel(self, job_id: str, visitor: gr.Request) -> None:
         with self.studio.guard(visitor):
             self.studio.service.cancel(job_id)
-
-    def example(self, index: int, visitor: gr.Request) -> list[str]:
-        with self.studio.guard(visitor):
-            files = [self.studio.artifacts.adopt(Path(path)) for path in example_pairs(EXAMPLES)[index]]
-            return [str(self.studio.hand_out(file)) for file in files]
 
     def show_portrait(self, path: str, visitor: gr.Request) -> str:
         with self.studio.guard(visitor):
@@ -285,9 +342,42 @@ def _used(studio: Studio, job: Job, visitor: gr.Request) -> str:
     """The table of how the video was made."""
     if job.result is None:
         return ""
-    data = job.result.data
-    rows = {name: data[name] for name in ("engine", "engine_reason", "frames", "fps", "seed") if name in data}
-    rows["size"] = " × ".join(str(side) for side in data.get("size", ()))
-    rows["seconds"] = ", ".join(f"{stage.replace('_', ' ')} {value:.1f}" for stage, value in data["seconds"].items())
-    rows["file"] = job.result.artifacts[0].name
-    return studio.facts({studio.say(f"used_{name}", visitor): value for name, value in rows.items()}, job.warnings)
+    data, options = job.result.data, job.request.model_dump()
+    shown = {
+        "field_engine": data["engine"],
+        "used_engine_reason": told(studio, data["engine_reason"], visitor),
+        "field_preprocess": studio.say(f"framing_{options['preprocess']}", visitor),
+        "field_still": _yes_or_no(studio, options["still"], visitor),
+        "field_pose_style": options["pose_style"],
+        "field_expression_scale": f"{options['expression_scale']:g}",
+        "field_blink": _yes_or_no(studio, options["blink"], visitor),
+        "field_size": options["size"],
+        "field_face": options["face"],
+        "field_seed": data["seed"],
+        "used_video_size": " × ".join(str(side) for side in data["size"]),
+        "used_frames": data["frames"],
+        "field_fps": f"{data['fps']:g}",
+        "used_seconds": ", ".join(f"{stage.replace('_', ' ')} {value:.1f}" for stage, value in data["seconds"].items()),
+        "used_file": job.result.artifacts[0].name,
+    }
+    rows = {studio.say(key, visitor): value for key, value in shown.items() if value is not None}
+    return studio.facts(rows, job.warnings)
+
+
+def _yes_or_no(studio: Studio, choice: bool, visitor: gr.Request) -> str:
+    return studio.say("yes", visitor) if choice else studio.say("no", visitor)
+
+
+def _in_words(studio: Studio, job: Job, visitor: gr.Request) -> Job:
+    """The job with all that it says put in the page's words."""
+    warnings = tuple(told(studio, warning, visitor) for warning in job.warnings)
+    error = job.error and told(studio, job.error, visitor)
+    return replace(job, stage=told(studio, job.stage, visitor), warnings=warnings, error=error)
+
+
+def told(studio: Studio, sentence: str, visitor: gr.Request | None) -> str:
+    """What a job says, in the page's words and the visitor's language; as it is when the page has none."""
+    for key, pattern in SENTENCES.items():
+        if found := re.fullmatch(pattern, sentence):
+            return studio.say(key, visitor, **found.groupdict())
+    return sentence

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from webui.errors import InvalidRequest
-from webui.jobs.types import Job
+from webui.jobs.types import Job, JobState
 
 KEPT = 200
 """So many finished jobs are remembered; their files stay."""
@@ -28,11 +28,11 @@ class JobBoard:
             for old in finished[: max(0, len(finished) - KEPT)]:
                 del self._jobs[old]
 
-    def update(self, job_id: str, **changes: Any) -> Job:
-        """The job with these changes, or as it is when it has finished."""
+    def update(self, job_id: str, *, only_from: JobState | None = None, **changes: Any) -> Job:
+        """The job with these changes, or as it is when it has finished or is in another state than `only_from`."""
         with self._changed:
             job = self._jobs[job_id]
-            if job.state.finished:
+            if job.state.finished or only_from not in (None, job.state):
                 return job
             job = self._jobs[job_id] = replace(job, version=job.version + 1, **changes)
             self._changed.notify_all()
@@ -42,6 +42,14 @@ class JobBoard:
         """Raises InvalidRequest when there is no such job."""
         with self._changed:
             return self._get(job_id)
+
+    def remove(self, job_id: str) -> None:
+        """Forget a finished job; its watchers wake up. Raises InvalidRequest for an unknown or unfinished one."""
+        with self._changed:
+            if not self._get(job_id).state.finished:
+                raise InvalidRequest("This job has not finished. Cancel it first.")
+            del self._jobs[job_id]
+            self._changed.notify_all()
 
     def all(self) -> tuple[Job, ...]:
         """Oldest first."""

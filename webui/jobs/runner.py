@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from webui.errors import Cancelled, GalateaError, OutOfMemory
 from webui.jobs.preview import Throttle, small_jpeg
@@ -76,8 +76,12 @@ class Runner:
         if task is None:
             return
         task.stop.set()
-        if self._board.get(job_id).state is JobState.QUEUED:
-            self._board.update(job_id, state=JobState.CANCELLED, error=STOPPED, error_type=Cancelled.__name__)
+        # In one step with looking: the worker may be taking it out of the queue right now.
+        job = self._board.update(
+            job_id, only_from=JobState.QUEUED, state=JobState.CANCELLED, error=STOPPED, error_type=Cancelled.__name__
+        )
+        if job.state.finished:
+            self._tasks.pop(job_id, None)
 
     def close(self, timeout: float) -> None:
         """Cancel what is unfinished and wait up to `timeout` seconds for the running job to give back what it has."""
@@ -97,7 +101,7 @@ class Runner:
         started = time.monotonic()
         try:
             kind.warm_up()
-        except Exception:
+        except BaseException:  # even sys.exit: it would end this thread and with it every later job
             log.exception("Warming up for '%s' failed; its first job will say why.", kind.name)
         else:
             log.info("Ready for '%s' after %.1f s.", kind.name, time.monotonic() - started)
@@ -106,11 +110,11 @@ class Runner:
         try:
             if task.stop.is_set():
                 return
-            job = self._board.update(task.job.id, state=JobState.RUNNING)
+            job = self._board.update(task.job.id, only_from=JobState.QUEUED, state=JobState.RUNNING)
             if job.state is JobState.RUNNING:
                 self._finish(task)
         finally:
-            del self._tasks[task.job.id]
+            self._tasks.pop(task.job.id, None)
 
     def _finish(self, task: Task) -> None:
         context = RunningContext(task, self._board, self._artifacts, self._settings)
@@ -125,7 +129,7 @@ class Runner:
         except MemoryError:
             log.exception("Job %s (%s) ran out of memory", task.job.id, task.kind.name)
             end |= {"state": JobState.FAILED, "error": OUT_OF_MEMORY, "error_type": OutOfMemory.__name__}
-        except Exception:
+        except BaseException:  # even sys.exit: it would end this thread and with it every later job
             log.exception("Job %s (%s) failed unexpectedly", task.job.id, task.kind.name)
             end |= {"state": JobState.FAILED, "error": UNEXPECTED}
         else:
@@ -180,7 +184,7 @@ class RunningContext:
         target, self._target = self._target, None
         return self._artifacts.output(self._task.kind.name, suffix, stem, target)
 
-    def _update(self, **changes: object) -> None:
+    def _update(self, **changes: Any) -> None:
         self._board.update(self._task.job.id, **changes)
 
 

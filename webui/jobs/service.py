@@ -27,6 +27,7 @@ class JobService:
 
     def __init__(self, kinds: Iterable[JobKind], artifacts: Artifacts, settings: Settings):
         self._kinds = {kind.name: kind for kind in kinds}
+        self._artifacts = artifacts
         self._board = JobBoard()
         self._runner = Runner(self._board, artifacts, settings)
 
@@ -77,6 +78,13 @@ class JobService:
         self._runner.cancel(job_id)
         return self._board.get(job_id)
 
+    def delete(self, job_id: str) -> None:
+        """Forget a finished job and delete the files that it made. Raises InvalidRequest while it is unfinished."""
+        job = self._board.get(job_id)
+        self._board.remove(job_id)
+        for artifact in job.result.artifacts if job.result else ():
+            self._artifacts.remove(artifact.id)
+
     def warm_up(self) -> None:
         """Load in the background what the first jobs will need."""
         for kind in self._kinds.values():
@@ -115,8 +123,9 @@ def _sentence(problem: Mapping[str, Any]) -> str:
         return f"'{name}' is not an option here."
     if kind in _BOUND_WORDS:
         word, key = _BOUND_WORDS[kind]
-        return f"'{name}' must be {word} {bounds[key]:g}, not {given!r}."
+        return f"'{name}' must be {word} {bounds[key]:.12g}, not {repr(given)[:80]}."
     expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    expected = next((words for start, words in _TYPE_WORDS.items() if kind.startswith(start)), expected)
     return f"'{name}' must be {expected}, not {str(given)[:80]!r}."
 
 
@@ -126,3 +135,6 @@ _BOUND_WORDS = {
     "less_than_equal": ("at most", "le"),
     "less_than": ("less than", "lt"),
 }
+
+# Start of pydantic's kind of problem (int_parsing, int_type, int_from_float ...) -> what is asked for.
+_TYPE_WORDS = {"int_": "a whole number", "float_": "a number", "finite_number": "a number", "bool_": "true or false"}

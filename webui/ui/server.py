@@ -16,7 +16,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
 from webui.errors import InvalidRequest
 from webui.settings import DEFAULT_PORT
@@ -36,18 +37,27 @@ THREADS = 100
 BEFORE_WARM_UP = 2.0
 """Seconds that the first visitor's page has the processor to itself before the models are loaded."""
 
-MAX_UPLOAD = "4gb"
+
+class Guard(Protocol):
+    """Stands in front of the page: lets in who may, and answers what is not the page's (webui.api.guard)."""
+
+    @property
+    def middleware(self) -> Any: ...
+
+    def around(self, app: Any) -> Any: ...
+
+    def allow_host(self, name: str) -> None: ...
 
 
-def serve(service: JobService, artifacts: Artifacts, settings: Settings, plugins: Plugins) -> int:
-    """Serve until Ctrl-C or SIGTERM. Returns the exit code."""
+def serve(service: JobService, artifacts: Artifacts, settings: Settings, plugins: Plugins, guard: Guard) -> int:
+    """Serve until Ctrl-C or SIGTERM, then close the service. Returns the exit code."""
     host = "0.0.0.0" if settings.listen else "127.0.0.1"
     port = free_port(host, settings.port or DEFAULT_PORT)
     for warning in settings.serving_warnings():
         log.warning(warning)
     with private_folder() as folder, stop_signal() as stop:
         prepare_environment(folder)
-        page = _launch(service, artifacts, settings, plugins, host, port, folder)
+        page = _launch(service, artifacts, settings, plugins, guard, host, port, folder)
         try:
             removed = artifacts.clean()
             if removed:
@@ -113,6 +123,7 @@ def _launch(
     artifacts: Artifacts,
     settings: Settings,
     plugins: Plugins,
+    guard: Guard,
     host: str,
     port: int,
     folder: Path,
@@ -124,7 +135,7 @@ def _launch(
     notices: list[shell.Notice] = []
     page = shell.build(service, artifacts, settings, plugins, texts, notices, folder)
     # launch(), not a mounted app: only there does Gradio check which files a visitor may name.
-    _, _, public = page.launch(
+    app, _, public = page.launch(
         server_name=host,
         server_port=port,
         share=settings.share,
@@ -133,7 +144,8 @@ def _launch(
         quiet=True,
         show_error=False,
         max_threads=THREADS,
-        max_file_size=MAX_UPLOAD,
+        max_file_size=f"{settings.max_upload_mb}mb",
+        app_kwargs={"middleware": [guard.middleware]},
         enable_monitoring=False,
         ssr_mode=False,
         run_history=False,
@@ -143,6 +155,10 @@ def _launch(
         favicon_path=str(shell.STYLE.with_name("favicon.svg")),
         i18n=texts.catalogue(),
     )
+    # Gradio puts its own answers to other sites' browsers outside of any middleware that it is given.
+    app.middleware_stack = guard.around(app.middleware_stack)
+    if public:
+        guard.allow_host(urlsplit(public).hostname or "")
     print(f"Galatea is at http://localhost:{port} (Ctrl-C stops it)", flush=True)
     if settings.listen:
         print(f"Other computers find it at http://{socket.gethostname()}:{port}", flush=True)
@@ -165,6 +181,12 @@ def _is_free(host: str, port: int) -> bool:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
+        except PermissionError as error:
+            if os.name == "nt":
+                return False  # what Windows says of a port that another program keeps to itself
+            raise InvalidRequest(
+                f"Port {port} is not open to ordinary users of this computer. Choose one from 1024 on with --port."
+            ) from error
         except OSError:
             return False
     return True

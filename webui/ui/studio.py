@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ class TabStudio:
 
     owner:  whose locales `text` and `say` look in.
     handed: the folder whose files visitors can fetch.
+    paths:  what was handed out already, by artifact and name: a reload of the page makes no new copy.
     """
 
     service: JobService
@@ -44,6 +45,7 @@ class TabStudio:
     texts: Texts
     owner: str
     handed: Path
+    paths: dict[tuple[str, str], Path] = field(default_factory=dict)
 
     def text(self, key: str) -> Any:
         return self.texts.text(self.owner, key)
@@ -65,8 +67,12 @@ class TabStudio:
         return watch.facts(rows, warnings)
 
     def hand_out(self, artifact: Artifact) -> Path:
-        path = self.scratch(artifact.name)
-        link_or_copy(artifact.path, path)
+        key = (artifact.id, artifact.name)
+        path = self.paths.get(key)
+        if path is None or not path.is_file():  # systems clear old files out of their temporary folder
+            path = self.scratch(artifact.name)
+            link_or_copy(artifact.path, path)
+            self.paths[key] = path
         return path
 
     def scratch(self, name: str) -> Path:

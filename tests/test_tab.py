@@ -1,0 +1,95 @@
+"""The words of the SadTalker tab: what a job says reaches the visitor in the page's own words, and in their language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from extensions.sadtalker.engines.choice import choose
+from extensions.sadtalker.jobs import TalkingHeadRequest
+from extensions.sadtalker.tab import FRAMINGS, SENTENCES, told
+from tests.fakes import COUNT
+from tests.servers import PROJECT
+from webui.artifacts import Artifacts
+from webui.errors import ModelMissing, NoFaceFound
+from webui.faces import Face, choose_face
+from webui.jobs.service import JobService
+from webui.settings import Settings
+from webui.ui.studio import TabStudio
+from webui.ui.texts import Texts
+
+CHINESE = SimpleNamespace(headers={"accept-language": "zh-CN"})
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Iterator[TabStudio]:
+    artifacts, settings, texts = Artifacts(tmp_path / "outputs"), Settings(outputs_dir=tmp_path / "outputs"), Texts(None)
+    texts.add("sadtalker", PROJECT / "extensions" / "sadtalker" / "locales")
+    (tmp_path / "handed").mkdir()
+    service = JobService([COUNT], artifacts, settings)
+    yield TabStudio(service, artifacts, settings, None, texts, "sadtalker", tmp_path / "handed")
+    service.close()
+
+
+def face() -> Face:
+    return Face((0, 0, 200, 200), np.stack([np.linspace(0, 900, 68)] * 2, axis=1), 1.0)
+
+
+def said(models: Path) -> dict[str, str]:
+    """What the parts of a job really say, by the key of the page's words."""
+    empty, found = models / "empty", models / "found"
+    (found / "SadTalker").mkdir(parents=True)
+    (found / "SadTalker" / "one.safetensors").touch()
+    sentences = {
+        "told_asked": choose("builtin", empty).reason,
+        "told_empty": choose("auto", empty).reason,
+        "told_unable": choose("auto", found).reason,
+        "told_largest": choose_face([face()] * 3, None, (640, 480))[1][0],
+        "told_number": choose_face([face()] * 3, 2, (640, 480))[1][0],
+    }
+    for key, folder in (("told_missing", empty), ("told_later", found)):
+        with pytest.raises(ModelMissing) as missing:
+            choose("sadtalker", folder)
+        sentences[key] = str(missing.value)
+    for key, faces in (("told_faceless", []), ("told_fewer", [face()])):
+        with pytest.raises(NoFaceFound) as none:
+            choose_face(faces, 5, (640, 480))
+        sentences[key] = str(none.value)
+    return sentences
+
+
+def test_what_a_job_says_is_put_in_the_pages_words(studio: TabStudio, tmp_path: Path):
+    for key, sentence in said(tmp_path).items():
+        english, chinese = told(studio, sentence, None), told(studio, sentence, CHINESE)
+        assert "--" not in english, "the page has no flags"
+        assert chinese not in (sentence, english) and "{" not in chinese, key
+    assert told(studio, "rendering frame 7 of 50", CHINESE) == "正在生成第 7 帧，共 50 帧"
+    assert told(studio, "something new", CHINESE) == "something new"
+
+
+def test_the_stages_of_the_pipeline_are_the_ones_that_the_page_knows():
+    source = (PROJECT / "extensions" / "sadtalker" / "pipeline.py").read_text(encoding="utf-8")
+    for key in ("told_voice", "told_face", "told_motion", "told_silent"):
+        assert '"' + SENTENCES[key].replace("\\", "") + '"' in source, key
+    assert 'f"rendering frame {done} of {total}"' in source
+
+
+def test_every_framing_has_a_name():
+    from typing import get_args
+
+    values = get_args(TalkingHeadRequest.model_fields["preprocess"].annotation)
+    assert tuple(f"framing_{value}" for value in values) == FRAMINGS
+
+
+def test_a_file_is_handed_out_once_however_often_it_is_seen(studio: TabStudio, tmp_path: Path):
+    (tmp_path / "hello.txt").write_text("hello")
+    artifact = studio.artifacts.upload(tmp_path / "hello.txt")
+    first = studio.hand_out(artifact)
+    assert [studio.hand_out(artifact) for _ in range(5)] == [first] * 5
+    assert len(list(studio.handed.rglob("*.txt"))) == 1
+    first.unlink()
+    assert studio.hand_out(artifact).read_text() == "hello", "also after the system cleared it away"
