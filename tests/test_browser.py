@@ -279,6 +279,9 @@ def test_an_example_is_one_click_on_a_phone_in_chinese(phone: sync_api.Page):
     used = phone.inner_text("#sadtalker-used")
     for row in (r"引擎\s+builtin", r"取景方式\s+头部（crop）", r"头部不动\s+否", r"表情幅度\s+1\s", r"每秒帧数\s+25\s"):
         assert re.search(row, used), (row, used)
+    before = phone.get_attribute("#sadtalker-video video", "src")
+    phone.click("#sadtalker-generate")
+    phone.wait_for_function(OTHER_VIDEO, arg=before, timeout=60_000)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 375
 
 

@@ -231,7 +231,8 @@ class Events:
             files = [self.studio.artifacts.adopt(Path(path)) for path in example_pairs(EXAMPLES)[values[self.widgets.examples]]]
             portrait, voice = (str(self.studio.hand_out(file)) for file in files)
             sources = {self.widgets.portrait: portrait, self.widgets.voice: voice}
-            yield sources
+            # As updates: a bare file's value would be overwritten in the browser by the differences that the later yields send.
+            yield {widget: gr.update(value=path) for widget, path in sources.items()}
             yield from self.run(values | sources, visitor)
 
     @contextmanager
