@@ -156,7 +156,7 @@ def _bare_skin(part: np.ndarray, eye: np.ndarray, frame: FaceFrame, rims: np.nda
 
     part: (h, w, 3) uint8 RGB round the eye; eye: (6, 2) its landmarks in pixels of `part`.
     """
-    smooth = _closed(part, 0.05 * frame.iod)
+    smooth = _closed(part, 0.1 * frame.iod)
     if rims.any():
         near = cv2.dilate(rims[..., 0], np.ones((5, 5)))[..., None]
         smooth = cv2.convertScaleAbs(smooth + near * (_closed(part, 0.2 * frame.iod).astype(np.float32) - smooth))
@@ -164,7 +164,7 @@ def _bare_skin(part: np.ndarray, eye: np.ndarray, frame: FaceFrame, rims: np.nda
     above = _patch(smooth, eye[1:3].mean(0) - 0.13 * frame.iod * frame.axes[1], frame.iod)
     below = _patch(smooth, eye[4:6].mean(0) + 0.2 * frame.iod * frame.axes[1], frame.iod)
     lid = (above + below) / 2
-    lid *= np.clip(lid.mean() / max(above.mean(), 1), 0.95, 1.25) * above.mean() / max(lid.mean(), 1)
+    lid *= np.clip(lid.mean() / max(above.mean(), 1), 0.95, 1.35) * above.mean() / max(lid.mean(), 1)
     return cv2.convertScaleAbs(lid * 0.45 + smooth * (0.55 * lid / np.maximum(above, 1)))
 
 
