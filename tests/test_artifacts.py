@@ -288,3 +288,11 @@ def test_handing_out_gives_the_same_content(tmp_path: Path):
     (tmp_path / "a").write_bytes(b"x")
     link_or_copy(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"x"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes on this system")
+@pytest.mark.timeout(10)
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(InvalidRequest, match="pipe"):
+        Artifacts(tmp_path / "outputs").adopt(tmp_path / "pipe.wav")

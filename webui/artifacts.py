@@ -164,6 +164,8 @@ def check_readable(path: Path) -> None:
     try:
         if path.is_dir():
             raise InvalidRequest(f"{path} is a folder. Name a file.")
+        if path.exists() and not path.is_file():  # opening a pipe that nobody writes to would wait for ever
+            raise InvalidRequest(f"{path} is a pipe or a device. Save it as a file first.")
         with open(path, "rb"):
             pass
     except FileNotFoundError as error:
