@@ -1,7 +1,7 @@
 """Galatea's composition root: settings, extensions, services, and the page on top of them. Does no work itself.
 
     python app.py [flags]                       serve the page
-    python app.py talk PORTRAIT VOICE [flags]   do one job and end
+    python app.py talk PORTRAIT VOICE [flags]   do one job and end; with --server URL a running studio does it
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from webui.artifacts import Artifacts
 from webui.errors import GalateaError
 from webui.jobs.service import JobService
 from webui.plugin_loader import Plugins
+from webui.remote import RemoteService
 from webui.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,9 +54,13 @@ def make_printable(*streams: object) -> None:
 
 
 def once(options: dict, chosen: Settings, plugins: Plugins) -> int:
-    """Do the one job that the command line names."""
+    """Do the one job that the command line names, here or on the studio that it names."""
     artifacts = Artifacts(chosen.outputs_dir)
-    service = JobService(plugins.kinds, artifacts, chosen)
+    service: JobService | RemoteService
+    if options["server"] is None:
+        service = JobService(plugins.kinds, artifacts, chosen, alone=True)
+    else:
+        service = RemoteService(plugins.kinds, artifacts, chosen, options["server"])
     try:
         return cli.run(service.kinds()[options["command"]], options, service, artifacts)
     finally:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import sys
 import threading
 import time
@@ -11,8 +14,11 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from webui.artifacts import Artifacts
 from webui.errors import Cancelled, ModelMissing
+from webui.jobs.service import JobService
 from webui.jobs.types import ArtifactId, JobKind, JobResult
+from webui.settings import Settings
 
 
 class CountRequest(BaseModel):
@@ -85,6 +91,110 @@ def holding() -> tuple[JobKind, threading.Event, threading.Event]:
     return JobKind("hold", "Holding", HoldRequest, hold), started, release
 
 
+Trouble = Literal["none", "kill", "segfault", "exit", "error", "memory", "greedy", "full"]
+
+
+class StepsRequest(BaseModel):
+    """Take steps, each of which leaves a file and a line in a journal; some get into trouble."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    journal: str = Field(description="File that each step is noted in when it begins.")
+    steps: int = Field(8, ge=1, le=1000, description="How many.")
+    pause: float = Field(0.0, ge=0.0, le=60.0, description="Seconds that each takes.")
+    deaf: bool = Field(False, description="Look neither for cancelling nor anything else.")
+    trouble: Trouble = Field("none", description="What happens in some of them.")
+    where: str = Field("", description="In which, with commas between.")
+    times: int = Field(1, ge=1, le=100, description="How often in each.")
+    megabytes: int = Field(0, ge=0, le=1000, description="Size of the file that each leaves.")
+    loud: bool = Field(False, description="Warn before the first.")
+    seed: int | None = Field(None, ge=0, le=2**32 - 1, description="The first number.")
+
+
+def steps(ctx, request: StepsRequest) -> JobResult:
+    """The numbers from `seed` on, one made by each step. Cancelled, it keeps those that are made."""
+    if request.loud:
+        ctx.warn("This is loud.")
+
+    def make(number: int) -> int:
+        begun = note(Path(request.journal), f"step {number}")
+        ctx.progress(number / request.steps, f"making number {number}")
+        troubled = str(number) in request.where.split(",") and begun <= request.times
+        if troubled:
+            get_into(request.trouble)
+        rest(ctx, request)
+        with ctx.file(f"{number}.txt") as path:
+            if troubled and request.trouble == "full":
+                path.symlink_to("/dev/full")
+            path.write_bytes(f"{ctx.seed + number}\n".encode() + bytes(request.megabytes << 20))
+        return number
+
+    made = ctx.map("number", make, range(request.steps))
+    if not made:
+        raise Cancelled("Nothing was made.")
+    with ctx.output(".txt", "steps") as output, open(output.path, "wb") as file:
+        for number in made:
+            file.write((ctx.folder / f"{number}.txt").read_bytes())
+    note(Path(request.journal), "end")
+    return JobResult((output.artifact,), {"made": len(made), "seed": ctx.seed})
+
+
+def rest(ctx, request: StepsRequest) -> None:
+    over = time.monotonic() + request.pause
+    while time.monotonic() < over and (request.deaf or not ctx.cancelled):
+        time.sleep(0.01)
+
+
+def note(journal: Path, line: str) -> int:
+    """Add a line with this process's number; how often the line is there now."""
+    with open(journal, "a", encoding="utf-8") as file:  # lines this short are appended whole
+        file.write(f"{line} by {os.getpid()}\n")
+    return sum(known.startswith(f"{line} by") for known in journal.read_text(encoding="utf-8").splitlines())
+
+
+def get_into(trouble: Trouble) -> None:
+    if trouble == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif trouble == "segfault":
+        ctypes.string_at(0)
+    elif trouble == "exit":
+        os._exit(3)
+    elif trouble == "error":
+        raise RuntimeError("secret detail")
+    elif trouble == "memory":
+        raise MemoryError
+    elif trouble == "greedy":
+        ask_for_too_much()
+
+
+def ask_for_too_much() -> None:
+    """A real refusal of memory by the system."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2 << 30, before[1]))
+    try:
+        np.ones(4 << 30, np.uint8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+STEPS = JobKind("steps", "Taking steps", StepsRequest, steps, suffix=".txt")
+KINDS = (COUNT, FAIL, STEPS)
+
+
+def studio(outputs: Path, **chosen) -> JobService:
+    """A job service with worker processes. chosen: settings."""
+    return JobService(KINDS, Artifacts(outputs), Settings(outputs_dir=outputs, **chosen))
+
+
+def other_studio(outputs: Path, chosen: dict, until) -> None:
+    """The main function of another process that serves the same table until an event is set."""
+    service = studio(outputs, **chosen)
+    until.wait()
+    service.close()
+
+
 def write_extension(folder: Path, name: str, manifest: str = "", **modules: str) -> Path:
     """An extension package `name` in `folder`: manifest lines after its id, title and api, and modules by name."""
     package = folder / name
@@ -110,6 +220,7 @@ def handler(ctx, request):
 KINDS = (JobKind("%s", "A kind", Request, handler),)
 """
 
+STEPS_JOBS = "from tests.fakes import KINDS\n"
 HOUSE_JOBS = "from tests.fakes import COUNT, FAIL\n\nKINDS = (COUNT, FAIL)\n"
 
 START = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -30,7 +32,7 @@ from webui.api.jobs import http_api
 from webui.artifacts import Artifacts
 from webui.errors import InvalidRequest
 from webui.jobs.service import JobService
-from webui.jobs.types import JobKind
+from webui.jobs.types import JobKind, JobResult
 from webui.settings import PROJECT, Settings
 
 HERE = "http://localhost:7860"
@@ -43,7 +45,7 @@ class Studio:
     def __init__(self, outputs: Path, kinds: tuple = (COUNT, FAIL), **chosen):
         self.settings = Settings(outputs_dir=outputs, max_upload_mb=1, **chosen)
         self.artifacts = Artifacts(outputs)
-        self.service = JobService(kinds, self.artifacts, self.settings)
+        self.service = JobService(kinds, self.artifacts, self.settings, alone=True)
         self.guard = Guard(self.settings, http_api(self.service, self.artifacts, self.settings))
         answer = Route("/{path:path}", lambda _request: PlainTextResponse("page"), methods=["GET", "POST"])
         self.app = Starlette(routes=[answer], middleware=[self.guard.middleware])
@@ -111,7 +113,9 @@ def test_a_posted_job_runs_and_reads_as_promised(studio: Studio, visitor: TestCl
     assert (job["kind"], job["state"], job["fraction"], job["eta"]) == ("count", "done", 1.0, None)
     assert job["request"]["steps"] == 2 and job["request"]["source"] == source["id"]
     assert (job["warnings"], job["error"], job["error_type"]) == (["This is loud."], None, "")
-    assert job["result"]["seed"] == 7
+    assert job["result"]["seed"] == job["seed"] == 7
+    assert (job["priority"], job["log"]) == (0, [])
+    assert time.time() - 60 < job["created"] <= job["started"] <= job["finished"] <= time.time()
     (made,) = job["result"]["artifacts"]
     assert set(made) == {"id", "name", "media_type", "size"} and made["media_type"] == "text/plain"
     assert visitor.get(f"/api/artifacts/{made['id']}").text == "zero\n7\n8\n"
@@ -131,8 +135,32 @@ def test_jobs_are_listed_newest_first_by_pages_and_states(studio: Studio, visito
     assert [job["id"] for job in listed["jobs"]] == [failed, *reversed(ids)] and listed["total"] == 4
     assert [j["id"] for j in visitor.get("/api/jobs?limit=1&offset=1").json()["jobs"]] == [ids[2]]
     assert [j["id"] for j in visitor.get("/api/jobs?state=failed").json()["jobs"]] == [failed]
-    for query in ("limit=0", "limit=501", "offset=-1", "state=lost", "limit=x", f"offset={'9' * 40}"):
+    assert visitor.get("/api/jobs?kind=count&limit=2").json()["total"] == 3
+    assert [j["id"] for j in visitor.get(f"/api/jobs?search={ids[0][:12]}%20COUNT").json()["jobs"]] == [ids[0]]
+    assert visitor.get("/api/jobs?search=nothing+like+it").json() == {"jobs": [], "total": 0}
+    for query in ("limit=0", "limit=501", "offset=-1", "state=lost", "limit=x", f"offset={'9' * 40}", "search=%00", "kind=a%0Ab"):
         refused(visitor.get(f"/api/jobs?{query}"), 422)
+
+
+def test_a_queued_job_can_go_before_others(make):
+    hold, started, release = holding()
+    studio = make(kinds=(hold, COUNT))
+    visitor = studio.visitor()
+    body = {"kind": "count", "request": {"steps": 1}}
+    running = visitor.post("/api/jobs", json={"kind": "hold", "request": {}}).json()["id"]
+    assert started.wait(10)
+    first, second, third = (visitor.post("/api/jobs", json=body | more).json() for more in ({}, {}, {"priority": 5}))
+    assert (first["priority"], third["priority"]) == (0, 5)
+    assert visitor.post(f"/api/jobs/{second['id']}/priority", json={"priority": 100}).json()["priority"] == 100
+    assert "begun" in refused(visitor.post(f"/api/jobs/{running}/priority", json={"priority": 1}), 409)
+    refused(visitor.post(f"/api/jobs/{'0' * 32}/priority", json={"priority": 1}), 404)
+    for wrong in (101, -101, 0.5, True, "1", None, [1], 2**70):
+        refused(visitor.post(f"/api/jobs/{first['id']}/priority", json={"priority": wrong}), 422)
+        refused(visitor.post("/api/jobs", json=body | {"priority": wrong}), 422)
+    refused(visitor.post(f"/api/jobs/{first['id']}/priority", json={"priority": 1, "x": 1}), 422)
+    release.set()
+    finished = [studio.service.wait(job["id"], 10).finished for job in (second, third, first)]
+    assert finished == sorted(finished)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +227,33 @@ def test_delete_removes_the_results_and_leaves_uploads_and_other_jobs(studio: St
     refused(visitor.delete(f"/api/jobs/{gone['id']}"), 404)
 
 
+def test_a_deleted_job_comes_back_with_its_files(studio: Studio, visitor: TestClient):
+    job = studio.done(visitor, steps=1)
+    where = f"/api/artifacts/{job['result']['artifacts'][0]['id']}"
+    assert visitor.delete(f"/api/jobs/{job['id']}").status_code == 204
+    assert visitor.get("/api/jobs").json()["total"] == 0
+    assert visitor.post(f"/api/jobs/{job['id']}/restore").json() == job
+    assert visitor.get(f"/api/jobs/{job['id']}").json() == job
+    assert visitor.get(where).status_code == 200
+    assert visitor.post(f"/api/jobs/{job['id']}/restore").json() == job, "one that is not deleted stays as it is"
+    refused(visitor.post(f"/api/jobs/{'0' * 32}/restore"), 404)
+
+
+def test_a_job_has_a_small_picture_when_it_showed_one(studio: Studio, visitor: TestClient, tmp_path: Path):
+    job, failed = studio.done(visitor, steps=1), studio.done(visitor, "fail")
+    reply = visitor.get(f"/api/jobs/{job['id']}/thumbnail")
+    assert reply.status_code == 200 and reply.headers["content-type"] == "image/jpeg" and reply.content[:2] == b"\xff\xd8"
+    refused(visitor.get(f"/api/jobs/{failed['id']}/thumbnail"), 404)
+    refused(visitor.get(f"/api/jobs/{'0' * 32}/thumbnail"), 404)
+
+
+def test_the_disks_use_is_told(studio: Studio, visitor: TestClient):
+    upload(visitor, "a.txt", b"12345")
+    made = studio.done(visitor, steps=3, seed=1)["result"]["artifacts"][0]["size"]
+    usage = visitor.get("/api/usage").json()
+    assert (usage["results"], usage["uploads"], usage["trash"]) == (made, 5, 0) and usage["free"] > 0
+
+
 def test_a_full_queue_says_come_back_later(make, monkeypatch: pytest.MonkeyPatch):
     hold, _, release = holding()
     monkeypatch.setattr("webui.api.jobs.MOST_WAITING", 2)
@@ -219,7 +274,7 @@ def test_no_answer_names_a_folder_of_the_server():
 
 def test_a_studio_that_cannot_store_says_so_without_naming_the_place(make, tmp_path: Path):
     visitor = make().visitor()
-    (tmp_path / "outputs").write_text("a file is in the way")
+    (tmp_path / "outputs" / "uploads").write_text("a file is in the way")
     said = refused(visitor.post("/api/artifacts", files={"file": ("a.txt", b"a")}), 507)
     assert str(tmp_path) not in said
 
@@ -272,6 +327,30 @@ def test_previews_come_only_when_asked_for_and_a_finished_job_is_told_at_once(st
     refused(visitor.get("/api/jobs/none/events"), 404)
 
 
+class TalkativeRequest(BaseModel):
+    """Write three lines for the curious."""
+
+
+def talkative(ctx, _request: TalkativeRequest) -> JobResult:
+    for number in range(3):
+        ctx.log(f"line {number} in {tempfile.gettempdir()}/x")
+        time.sleep(0.3)
+        ctx.progress(number / 3, "talking")
+        time.sleep(0.3)
+    return JobResult((), {})
+
+
+def test_the_log_comes_with_the_events_in_which_it_has_grown(make):
+    studio = make(kinds=(JobKind("talkative", "Talkative", TalkativeRequest, talkative),))
+    visitor = studio.visitor()
+    job = visitor.post("/api/jobs", json={"kind": "talkative", "request": {}}).json()
+    seen = events(visitor.get(f"/api/jobs/{job['id']}/events").text)
+    logs = [facts["log"] for name, facts in seen if name == "progress" and "log" in facts]
+    assert all(len(before) < len(after) for before, after in pairwise(logs)) and logs
+    assert sum(name == "progress" for name, _ in seen) > len(logs)
+    assert seen[-1][1]["log"] == [f"line {n} in temp/x" for n in range(3)]
+
+
 # Files
 
 
@@ -299,6 +378,34 @@ def test_an_upload_as_base64(visitor: TestClient):
     assert upload(visitor, "a.txt", b"hello")["id"] == artifact["id"]
     for wrong in ({"base64": "!!", "name": "a"}, {"name": "a"}, {**body, "url": "http://x"}, {"name": 1, "base64": ""}):
         refused(visitor.post("/api/artifacts", json=wrong), 422)
+
+
+def test_files_are_fetched_by_url_only_where_the_owner_wants_it(make):
+    body = {"url": "http://127.0.0.1/photo.png"}
+    said = refused(make().visitor().post("/api/artifacts", json=body), 403)
+    assert "fetch_urls" in said
+    visitor = make(fetch_urls=True).visitor()
+    for host in ("127.0.0.1", "localhost", "[::1]", "10.0.0.1", "169.254.169.254", "0x7f000001", "[::ffff:127.0.0.1]"):
+        reply = visitor.post("/api/artifacts", json={"url": f"http://{host}/photo.png"})
+        assert "public internet" in refused(reply, 422) and reply.json()["type"] == "NotFetched"
+    for wrong in ({"url": 1}, {"url": None}, {**body, "name": "a.png"}, {"url": "file:///etc/passwd"}, {"url": "http://\ud800/"}):
+        content = json.dumps(wrong).encode("ascii")
+        refused(visitor.post("/api/artifacts", content=content, headers={"Content-Type": "application/json"}), 422)
+
+
+def test_a_fetched_file_is_stored_like_any_other(make, monkeypatch: pytest.MonkeyPatch):
+    class Internet:
+        """Stands for the public internet, which tests do not use: what is fetched there is in test_fetch.py."""
+
+        def fetch(self, url: str) -> tuple[io.BytesIO, str]:
+            return io.BytesIO(b"" if "empty" in url else b"content"), "../a.txt"
+
+    monkeypatch.setattr("webui.api.jobs.Fetcher", lambda _limit: Internet())
+    visitor = make(fetch_urls=True).visitor()
+    fetched = visitor.post("/api/artifacts", json={"url": "https://example.org/a.txt"})
+    assert fetched.status_code == 201 and fetched.json()["name"] == "_a.txt"
+    assert visitor.get(fetched.headers["location"]).content == b"content"
+    assert "empty" in refused(visitor.post("/api/artifacts", json={"url": "https://example.org/empty"}), 422)
 
 
 @pytest.mark.parametrize("name", ["page.html", "drawing.svg", "x.xhtml", "x.xml", "script.js", "noext", "x.pdf"])
@@ -339,7 +446,10 @@ def test_a_name_breaks_neither_folders_nor_headers(studio: Studio, visitor: Test
 def test_guessed_ids_find_nothing(visitor: TestClient, artifact_id: str):
     said = refused(visitor.get(f"/api/artifacts/{artifact_id}"), 404)
     assert "passwd" not in said
-    refused(visitor.get(f"/api/jobs/{artifact_id}"), 404)
+    for path in ("", "/events", "/thumbnail"):
+        refused(visitor.get(f"/api/jobs/{artifact_id}{path}"), 404)
+    for path in ("/cancel", "/restore"):
+        refused(visitor.post(f"/api/jobs/{artifact_id}{path}"), 404)
 
 
 def test_uploads_are_limited_while_they_come_in(studio: Studio, visitor: TestClient):
@@ -521,7 +631,11 @@ def test_the_description_covers_the_routes_and_loads_nothing(visitor: TestClient
         "/api/jobs/{job_id}",
         "/api/jobs/{job_id}/cancel",
         "/api/jobs/{job_id}/events",
+        "/api/jobs/{job_id}/priority",
+        "/api/jobs/{job_id}/restore",
+        "/api/jobs/{job_id}/thumbnail",
         "/api/kinds",
+        "/api/usage",
     ]
     missing = [ref for ref in _references(spec) if ref.split("/")[-1] not in spec["components"]["schemas"]]
     assert missing == []
@@ -543,7 +657,10 @@ def _references(value) -> Iterator[str]:
 def test_unknown_routes_and_methods_are_refused_in_json(visitor: TestClient):
     for path in ("/api", "/api/", "/api/none", "/api/jobs/a/b/c"):
         refused(visitor.get(path, follow_redirects=False), 404)
-    refused(visitor.put("/api/jobs"), 405)
+    for path, methods in (("/api/jobs", "GET, POST"), ("/api/jobs/x", "DELETE, GET"), ("/api/artifacts/x", "GET, HEAD")):
+        reply = visitor.put(path)
+        refused(reply, 405)
+        assert reply.headers["allow"] == methods
 
 
 # Whatever is sent
@@ -574,10 +691,12 @@ def test_nothing_that_is_sent_makes_the_server_stumble(make, monkeypatch: pytest
         some_id = dice.choice([*ids, "%2e%2e%2f", "%00", "%F0%9F", "a b", "*"])
         path = dice.choice(
             ["/api/kinds", "/api/jobs", "/api/artifacts", f"/api/jobs/{some_id}", f"/api/jobs/{some_id}/cancel"]
+            + [f"/api/jobs/{some_id}/{what}" for what in ("priority", "restore", "thumbnail")]
             + [f"/api/jobs/{some_id}/events", f"/api/artifacts/{some_id}", "/docs", "/openapi.json", f"/api/{some_id}"]
         )
         method = dice.choice(["GET", "POST", "POST", "POST", "HEAD", "PUT", "PATCH", "OPTIONS"])
-        query = {dice.choice(["limit", "offset", "state", "preview", "x"]): dice.choice(ODD).encode("utf-8", "replace")}
+        name = dice.choice(["limit", "offset", "state", "preview", "search", "kind", "x"])
+        query = {name: dice.choice(ODD).encode("utf-8", "replace")}
         headers = {
             "Content-Type": dice.choice(["application/json"] * 4 + ["multipart/form-data; boundary=b", "text/plain", ";", "é"]),
             "Range": dice.choice(["bytes=0-1", "bytes=5-1", "bytes=a-b", "bytes=", "lines=1-2", "bytes=0-0,2-3,-1"]),
@@ -625,6 +744,7 @@ class TestRealServer:
             assert len({facts["fraction"] for _, facts in seen}) > 3
             assert any("preview" in facts for _, facts in seen)
             assert str(tmp_path) not in json.dumps(job)
+            assert visitor.get(f"/api/jobs/{job['id']}/thumbnail").content[:2] == b"\xff\xd8"
             (video,) = job["result"]["artifacts"]
             where = f"/api/artifacts/{video['id']}"
             whole = visitor.get(where)

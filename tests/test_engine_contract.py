@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,20 @@ def test_frames_come_one_by_one(engine, portrait):
     identity = engine.prepare(portrait)
     motion = engine.motion(a_voice(400), identity, MotionOptions(seed=1, frames=10_000))
     assert next(iter(engine.render(identity, motion))).any()  # at once, not after the ten thousandth
+
+
+@pytest.mark.parametrize("start", [0, 1, 5, 11])
+def test_frames_are_the_same_wherever_rendering_starts(engine, portrait, start):
+    """A job that goes on after a crash starts in the middle, and its video must be that of an uninterrupted one."""
+    identity = engine.prepare(portrait)
+    motion = engine.motion(a_voice(0.5), identity, MotionOptions(seed=1, frames=12))
+    whole = list(engine.render(identity, motion))
+    part = list(engine.render(engine.prepare(portrait), motion, start))
+    assert len(part) == 12 - start and np.array_equal(part, whole[start:])
+
+
+def test_its_weights_are_named(engine):
+    assert engine.models and all(re.fullmatch("[0-9a-f]{12}", digest) for digest in engine.models.values())
 
 
 def test_the_choice_is_explained(tmp_path):

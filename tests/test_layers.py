@@ -43,13 +43,14 @@ MAY_IMPORT = {
     "webui.plugin_loader": ("webui.plugin_api", "webui.jobs.types", "webui.errors"),
     "webui.builtin": ("webui.plugin_api", "webui.imaging"),
     "webui.cli": ("webui.settings", "webui.jobs", "webui.artifacts", "webui.errors"),
+    "webui.remote": ("webui.jobs.types", "webui.jobs.validation", "webui.artifacts", "webui.settings", "webui.errors"),
     "webui.api": ("webui.jobs", "webui.plugin_loader", "webui.settings", "webui.artifacts", "webui.errors"),
     "webui.ui": ("webui.jobs", "webui.plugin_loader", "webui.settings", "webui.artifacts", "webui.errors"),
     "app": ("webui",),
 }
 """Module or package -> what of ours it may import besides itself. An extension may import webui.plugin_api and itself."""
 
-HEAVY = ("torch", "torchvision", "diffusers", "transformers", "librosa", "cv2", "dlib", "scipy", "pandas", "skimage")
+HEAVY = ("torch", "torchvision", "diffusers", "transformers", "librosa", "cv2", "dlib", "scipy", "pandas", "skimage", "dbos")
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,10 @@ def _of_libraries(all_imports: list[Import]) -> Iterator[str]:
             yield f"{found.module}:{found.line} imports {found.name}: HTTP belongs to webui.api"
         if found.is_of("imageio_ffmpeg", "ffmpeg") and parts[-1] not in ("encode", "audio"):
             yield f"{found.module}:{found.line} imports {found.name}: ffmpeg belongs to encode.py and audio.py"
+        if found.is_of("dbos") and found.module != "webui.jobs.workflow":
+            yield f"{found.module}:{found.line} imports {found.name}: DBOS belongs to webui.jobs.workflow"
+        if found.is_of("sqlalchemy") and found.module != "webui.jobs.store":
+            yield f"{found.module}:{found.line} imports {found.name}: tables belong to webui.jobs.store"
         if found.is_of("ray") and found.module != "webui.jobs.cluster":
             yield f"{found.module}:{found.line} imports {found.name}: Ray belongs to webui.jobs.cluster"
 
@@ -204,6 +209,8 @@ BREACHES = [
     ("webui/imaging/generate.py", "import fastapi", "HTTP belongs"),
     ("extensions/one/pipeline.py", "import imageio_ffmpeg", "ffmpeg belongs"),
     ("webui/jobs/service.py", "import ray", "Ray belongs"),
+    ("webui/jobs/worker.py", "import dbos", "DBOS belongs"),
+    ("webui/jobs/keeping.py", "import sqlalchemy", "tables belong"),
     ("app.py", "import torch", "app:1 imports torch at start-up"),
     ("webui/ui/fields.py", "import cv2", "webui.ui.fields:1 imports cv2 at start-up"),
     ("extensions/one/jobs.py", "from scipy import signal", "extensions.one.jobs:1 imports scipy at start-up"),

@@ -1,4 +1,7 @@
-"""The job service: what a job goes through, what watchers see, and how each kind of ending looks."""
+"""The job service: what a job goes through, what watchers see, and how each kind of ending looks.
+
+On a worker in this process; tests/test_durable.py has those that need worker processes.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ from PIL import Image
 
 from extensions.sadtalker.jobs import KINDS as TALK_KINDS
 from tests import fakes
-from webui.artifacts import Artifacts
+from webui.artifacts import STATE, Artifacts
 from webui.errors import InvalidRequest, StorageError
 from webui.jobs import preview
 from webui.jobs.board import JobBoard
-from webui.jobs.runner import UNEXPECTED, Pace, Runner
+from webui.jobs.pool import OwnWorker, Pool, WorkerProcesses
+from webui.jobs.running import Pace
 from webui.jobs.service import JobService
-from webui.jobs.types import Job, JobKind, JobResult, JobState
+from webui.jobs.types import UNEXPECTED, Job, JobKind, JobResult, JobState, Query
 from webui.settings import Settings
 
 
@@ -30,13 +34,18 @@ def artifacts(tmp_path: Path) -> Artifacts:
 
 @pytest.fixture
 def service(artifacts: Artifacts) -> Iterator[JobService]:
-    service = JobService([fakes.COUNT, fakes.FAIL, *TALK_KINDS], artifacts, Settings())
+    service = serving(artifacts, fakes.COUNT, fakes.FAIL, *TALK_KINDS)
     yield service
     service.close()
 
 
 def serving(artifacts: Artifacts, *kinds: JobKind) -> JobService:
-    return JobService(kinds, artifacts, Settings())
+    return JobService(kinds, artifacts, Settings(outputs_dir=artifacts.root), alone=True)
+
+
+def files(root: Path) -> list[Path]:
+    """What jobs have made, without what the studio keeps for itself."""
+    return [path for path in root.rglob("*") if path.is_file() and STATE not in path.parts]
 
 
 def test_a_job_is_done_with_its_file_and_facts(service: JobService):
@@ -134,7 +143,7 @@ def test_a_job_cancelled_in_the_queue_never_starts(artifacts: Artifacts):
     release.set()
     service.close()
     assert service.get(waiting.id).result is None
-    assert not artifacts.root.exists()
+    assert files(artifacts.root) == []
 
 
 def test_cancelled_with_nothing_to_keep(artifacts: Artifacts):
@@ -153,7 +162,7 @@ def test_cancelled_with_nothing_to_keep(artifacts: Artifacts):
     job = service.wait(job.id, 20)
     service.close()
     assert (job.state, job.result, job.error) == (JobState.CANCELLED, None, "Nothing was written.")
-    assert [p for p in artifacts.root.rglob("*") if p.is_file()] == []
+    assert files(artifacts.root) == []
 
 
 def test_a_finished_job_never_changes(service: JobService):
@@ -190,58 +199,15 @@ def test_a_job_that_ends_its_thread_costs_no_other_job(artifacts: Artifacts, end
     service.close()
 
 
-def test_a_job_that_starts_while_it_is_cancelled_is_not_called_unstarted(artifacts: Artifacts, monkeypatch):
-    """Between the look at a job's state and its change the worker may take the job out of the queue."""
-    first, started, release = fakes.holding()
-    ran, cancelled = threading.Event(), threading.Event()
-
-    def note(_ctx, _request) -> JobResult:
-        ran.set()
-        assert cancelled.wait(20)
-        return JobResult((), {})
-
-    service = serving(artifacts, first, JobKind("note", "Noting", fakes.HoldRequest, note))
-    service.submit("hold", {})
-    assert started.wait(20)
-    waiting = service.submit("note", {})
-    task, look = service._runner._tasks[waiting.id], service._board.get
-
-    def look_slowly(job_id: str):
-        seen = look(job_id)
-        release.set()
-        ran.wait(2)
-        return seen
-
-    # `stop` that is set too late for the worker's own look at it is the worst case.
-    monkeypatch.setattr(task.stop, "set", lambda: None)
-    monkeypatch.setattr(service._board, "get", look_slowly)
-    service._runner.cancel(waiting.id)
-    cancelled.set()
-    release.set()
-    job = service.wait(waiting.id, 20)
-    service.close()
-    assert (job.state, ran.is_set()) in ((JobState.CANCELLED, False), (JobState.DONE, True))
-
-
-def test_a_change_from_another_state_is_not_made():
-    board = JobBoard()
-    board.add(Job("x", "count", fakes.CountRequest(), JobState.RUNNING))
-    assert board.update("x", only_from=JobState.QUEUED, state=JobState.CANCELLED).state is JobState.RUNNING
-    assert board.update("x", only_from=JobState.RUNNING, state=JobState.DONE).state is JobState.DONE
-
-
-def test_many_jobs_cancelled_in_the_queue_do_not_disturb_the_end(artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch):
+def test_the_board_keeps_what_is_finished_and_the_newest_of_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("webui.jobs.board.KEPT", 3)
-    kind, started, release = fakes.holding()
-    service = serving(artifacts, kind)
-    jobs = [service.submit("hold", {})]
-    assert started.wait(20)
-    for _ in range(8):
-        jobs.append(service.submit("hold", {}))
-        service.cancel(jobs[-1].id)
-    release.set()
-    service.close()
-    assert service.get(jobs[0].id).state is JobState.CANCELLED
+    board = JobBoard()
+    for number in range(8):
+        board.put(Job(str(number), "count", fakes.CountRequest(), JobState.DONE, created=number))
+    board.put(Job("7", "count", fakes.CountRequest(), JobState.RUNNING, created=7))
+    board.update("7", fraction=0.5)
+    assert [job.id for job in board.all()] == ["5", "6", "7"]
+    assert (board.find("7").state, board.find("7").fraction) == (JobState.DONE, 0.0)
 
 
 def test_running_out_of_memory_is_said(service: JobService):
@@ -280,10 +246,9 @@ def test_unknown_kinds_and_jobs_are_said(service: JobService):
             ask("nothing")
 
 
-def test_an_unknown_file_fails_the_job_with_a_sentence(service: JobService):
-    job = service.wait(service.submit("count", {"source": "0" * 16}).id, 20)
-    assert job.error_type == "InvalidRequest"
-    assert "no file with the id" in job.error
+def test_an_unknown_file_is_refused_with_a_sentence(service: JobService):
+    with pytest.raises(InvalidRequest, match="no file with the id"):
+        service.submit("count", {"source": "0" * 16})
 
 
 def test_a_target_gets_the_file_and_is_checked_before_the_work(service: JobService, artifacts: Artifacts, tmp_path: Path):
@@ -291,7 +256,7 @@ def test_a_target_gets_the_file_and_is_checked_before_the_work(service: JobServi
     job = service.wait(service.submit("count", {"steps": 1, "seed": 5}, target=target).id, 20)
     assert target.read_text() == "5\n"
     assert job.result.artifacts[0].path == target
-    assert not artifacts.root.exists()
+    assert files(artifacts.root) == []
     with pytest.raises(StorageError):
         service.submit("count", {}, target=tmp_path / "none" / "x.txt")
     with pytest.raises(InvalidRequest, match=r"\.txt"):
@@ -353,6 +318,64 @@ def test_a_throttle_lets_the_first_through_at_once(monkeypatch: pytest.MonkeyPat
     assert throttle.ready()
 
 
-def test_the_runner_offers_the_service_no_more_than_a_queue_could():
-    public = {name for name in vars(Runner) if not name.startswith("_")}
-    assert public == {"submit", "cancel", "warm_up", "close"}
+def test_both_pools_are_told_by_the_same_words():
+    words = {name for name in vars(Pool) if not name.startswith("_")}
+    for pool in (OwnWorker, WorkerProcesses):
+        own = {name for name in {*vars(pool), *pool.__annotations__} if not name.startswith("_")}
+        assert words >= own - {"name"}, pool
+
+
+def test_the_history_is_searched_and_paged(service: JobService):
+    for steps in (1, 2, 3):
+        service.wait(service.submit("count", {"steps": steps, "seed": 4_000_000_000 + steps}).id, 20)
+    service.wait(service.submit("fail", {"how": "model"}).id, 20)
+    jobs, total = service.history(Query(limit=2))
+    assert ([job.kind for job in jobs], total) == (["fail", "count"], 4)
+    assert [job.request.steps for job in service.history(Query(kind="count", offset=1))[0]] == [2, 1]
+    assert [job.state for job in service.history(Query(state=JobState.FAILED))[0]] == [JobState.FAILED]
+    for words, found in (("4000000002", 1), ("COUNTING numbers", 3), ("model missing", 1), ("100%", 0), ("no_such", 0)):
+        assert service.history(Query(search=words))[1] == found, words
+
+
+def test_a_deleted_job_comes_back_with_its_files(service: JobService):
+    job = service.wait(service.submit("count", {"steps": 2, "seed": 1}).id, 20)
+    artifact = job.result.artifacts[0]
+    service.delete(job.id)
+    assert not artifact.path.exists()
+    assert service.history(Query()) == ([], 0)
+    with pytest.raises(InvalidRequest, match="no job"):
+        service.get(job.id)
+    assert service.usage().trash == artifact.size
+    assert service.restore(job.id).result.artifacts == (artifact,)
+    assert artifact.path.read_text() == "1\n2\n"
+    with pytest.raises(InvalidRequest, match="cannot be brought back"):
+        service.restore(job.id)
+
+
+def test_the_table_outlives_the_service(artifacts: Artifacts):
+    service = serving(artifacts, fakes.COUNT)
+    job = service.wait(service.submit("count", {"steps": 2, "loud": True}).id, 20)
+    service.close()
+    again = serving(artifacts, fakes.FAIL)
+    known = again.get(job.id)
+    again.close()
+    assert (known.state, known.warnings, known.result) == (job.state, job.warnings, job.result)
+    assert known.request.model_dump()["steps"] == 2, "a kind that is not installed any more keeps its fields"
+    assert again.thumbnail(job.id).read_bytes().startswith(b"\xff\xd8")
+
+
+def test_the_higher_priority_goes_first(artifacts: Artifacts):
+    kind, started, release = fakes.holding()
+    service = serving(artifacts, kind, fakes.COUNT)
+    service.submit("hold", {})
+    assert started.wait(20)
+    jobs = [service.submit("count", {"steps": 1}, priority=priority) for priority in (0, 5, 0, -5)]
+    service.prioritise(jobs[3].id, 9)
+    release.set()
+    ends = [service.wait(job.id, 20).finished for job in jobs]
+    with pytest.raises(InvalidRequest, match="does not wait"):
+        service.prioritise(jobs[0].id, 1)
+    service.close()
+    assert sorted(range(4), key=ends.__getitem__) == [3, 1, 0, 2]
+    with pytest.raises(InvalidRequest, match="-100 to 100"):
+        service.submit("count", {}, priority=101)

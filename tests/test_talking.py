@@ -14,9 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extensions.sadtalker import segments
+from extensions.sadtalker.jobs import TalkingHeadRequest, recall
+from extensions.sadtalker.jobs import talk as handler
+from tests import media
+from tests.contexts import Crash, MemoryContext
 from tests.media import write_wav
 from webui import plugin_loader
 from webui.artifacts import Artifacts
+from webui.errors import Cancelled, MediaError, StorageError
 from webui.jobs.service import JobService
 from webui.jobs.types import JobState
 from webui.settings import PROJECT, Settings
@@ -221,3 +227,178 @@ def test_cancel_acts_within_a_second_on_a_long_voice(studio, portrait_file, tmp_
     # Processor time of this process, because the machine may be busy with other things.
     assert job.state is JobState.CANCELLED and time.process_time() - begun < 1.0
     assert (job.result is not None) == (moment == "rendering")
+
+
+# --- a job that dies and goes on
+
+
+SHORT = TalkingHeadRequest(portrait="portrait", voice="voice", size=256, seed=1)
+
+
+@pytest.fixture
+def begin(portrait_file, tmp_path, monkeypatch):
+    """begin(name, seconds, on) -> a fresh job's context. Segments are half a second long."""
+    monkeypatch.setattr(segments, "SEGMENT_SECONDS", 0.52)
+
+    def context(name="job", seconds=2.0, on=lambda what, name: None):
+        voice = write_wav(tmp_path / f"{seconds}.wav", seconds)
+        return MemoryContext(tmp_path / name, {"portrait": portrait_file, "voice": voice}, on=on)
+
+    return context
+
+
+def crash_at(*moment):
+    """A watcher that dies at this moment."""
+
+    def on(*now):
+        if now == moment:
+            raise Crash
+
+    return on
+
+
+def made(context, request=SHORT):
+    result = handler(context, request)
+    return result.artifacts[0].path.read_bytes(), result.data
+
+
+MOMENTS = [
+    ("begin", "motion"), ("progress", "listening to the voice"), ("end", "motion"), ("begin", "segment 0"),
+    ("progress", "rendering frame 1 of 50"), ("progress", "rendering frame 13 of 50"), ("end", "segment 0"),
+    ("begin", "segment 1"), ("progress", "rendering frame 20 of 50"), ("preview", "15"), ("end", "segment 2"),
+    ("progress", "rendering frame 50 of 50"), ("end", "segment 3"), ("output", "eileen_collins-1.mp4"),
+]  # fmt: skip
+
+
+def test_a_crash_at_any_moment_leaves_no_trace_in_the_video(begin):
+    expected, facts = made(begin("whole"))
+    for number, moment in enumerate(MOMENTS):
+        first = begin(f"crash {number}", on=crash_at(*moment))
+        with pytest.raises(Crash):
+            handler(first, SHORT)
+        done = set(first.steps)
+        second = first.again()
+        found, resumed = made(second)
+        assert found == expected, moment
+        assert not done & set(second.begun), moment
+        assert resumed.keys() == facts.keys() and resumed["seconds"].keys() == facts["seconds"].keys()
+
+
+def test_a_job_that_dies_again_and_again_gets_there(begin):
+    """50 frames; each run writes 19 and loses the begun segment of 13."""
+    expected, _ = made(begin("whole"))
+
+    def dies(left):
+        return lambda what, name: crash_at("left", 0)("left", left.pop()) if "rendering" in name else None
+
+    context, runs = begin("dying", on=dies(list(range(20)))), 0
+    while True:
+        try:
+            found, _ = made(context)
+            break
+        except Crash:
+            context, runs = context.again(dies(list(range(20)))), runs + 1
+    assert found == expected and runs == 3
+
+
+def test_what_is_finished_is_not_done_again(begin, monkeypatch):
+    first = begin(on=crash_at("begin", "segment 2"))
+    with pytest.raises(Crash):
+        handler(first, SHORT)
+    monkeypatch.setattr("extensions.sadtalker.pipeline.listen", None)  # would fail if the voice were heard again
+    second = first.again()
+    _, facts = made(second)
+    assert second.begun == ["segment 2", "segment 3"] and second.previews == 50 - 26
+    assert facts["seconds"]["voice"] == first.steps["motion"]["voice"] and facts["frames"] == 50
+    assert facts["seconds"]["first_preview"] == first.steps["segment 0"]["first_preview"]
+
+
+def test_segments_change_nothing_of_what_is_seen_and_heard(begin, monkeypatch):
+    many = handler(begin("many"), SHORT).artifacts[0].path
+    monkeypatch.setattr(segments, "SEGMENT_SECONDS", 100)
+    one = handler(begin("one"), SHORT).artifacts[0].path
+    first, second = (np.array(frames_of(path), np.float32) for path in (many, one))
+    assert np.abs(first - second).mean((1, 2, 3)).max() < 2.5  # levels: what encoding the same frame twice differs by
+    heard = [media.ffmpeg("-i", f"file:{path}", "-vn", "-f", "s16le", "-") for path in (many, one)]
+    assert heard[0] == heard[1]
+
+
+def test_cancelled_in_any_segment_the_part_plays_and_keeps_its_sound(begin):
+    for stop in (1, 13, 14, 30, 49):
+        context = begin(f"stop {stop}")
+        context._on = lambda what, name, c=context, n=stop: setattr(c, "cancelled", c.cancelled or f"frame {n} of" in name)
+        result = handler(context, SHORT)
+        video = result.artifacts[0].path
+        assert len(frames_of(video)) == result.data["frames"] == stop
+        assert media.sound_seconds(video) == pytest.approx(stop / 25, abs=0.04)
+
+
+def test_cancelled_while_it_was_dead_it_keeps_what_it_has(begin):
+    first = begin(on=crash_at("progress", "rendering frame 30 of 50"))
+    with pytest.raises(Crash):
+        handler(first, SHORT)
+    second = first.again()
+    second.cancelled = True
+    result = handler(second, SHORT)
+    assert result.data["frames"] == len(frames_of(result.artifacts[0].path)) == 26
+
+
+def test_cancelled_before_the_first_frame_there_is_nothing(begin):
+    context = begin()
+    context._on = lambda what, name: setattr(context, "cancelled", name == "segment 0")
+    with pytest.raises(Cancelled):
+        handler(context, SHORT)
+
+
+@pytest.mark.parametrize("stage", ["segment", "sound"])
+def test_an_encoder_that_dies_is_told(begin, monkeypatch, stage):
+    from extensions.sadtalker.encode import Encoder
+
+    start = Encoder.__init__
+
+    def killed(self, path, *arguments, **options):
+        start(self, path, *arguments, **options)
+        if ("segment-00001" if stage == "segment" else "encoded") in str(path):
+            self._process.kill()
+
+    monkeypatch.setattr(Encoder, "__init__", killed)
+    with pytest.raises(MediaError, match="stopped from outside"):
+        handler(begin(), SHORT)
+
+
+@pytest.mark.skipif(not shutil.which("mount"), reason="needs a small disk")
+def test_a_full_disk_in_the_middle_of_a_segment(begin, tmp_path):
+    context = begin()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(context.folder)], capture_output=True).returncode:
+        pytest.skip("this user may not mount a small disk")
+    try:
+        with pytest.raises(StorageError, match="disk is full"):
+            handler(context, SHORT)
+    finally:
+        subprocess.run(["umount", str(context.folder)], check=True)
+
+
+# --- the request comes back from the video
+
+
+def test_a_video_brings_back_the_settings_it_was_made_with(begin):
+    asked = SHORT.model_copy(update={"expression_scale": 1.5, "blink": False, "pose_style": 7, "engine": "auto"})
+    video = handler(begin(), asked).artifacts[0].path
+    found = recall(video)
+    assert found == asked.model_dump(exclude={"portrait", "voice"}) | {"engine": "builtin", "seed": 1}
+    TalkingHeadRequest.model_validate(found | {"portrait": "a", "voice": "b"})
+
+
+@pytest.mark.parametrize("comment", ["", "[]", "{", "1" * 5000, "[" * 100_000, '{"seed": 1}', '{"kind": "upscale"}',
+                                     '{"kind": "talk", "fps": 1e9}', '{"kind": ["talk"]}'])  # fmt: skip
+def test_other_videos_bring_back_nothing(tmp_path, comment):
+    silent = media.write_video(tmp_path / "a.mp4", media.corners(), "-pix_fmt", "yuv420p", "-metadata", f"comment={comment}")
+    assert recall(silent) is None
+
+
+def test_strange_files_bring_back_nothing(tmp_path, portrait_file, voice_file):
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty.mp4").touch()
+    for path in (tmp_path, tmp_path / "text.mp4", tmp_path / "empty.mp4", tmp_path / "gone.mp4", portrait_file, voice_file,
+                 Path("/dev/zero"), tmp_path / ("x" * 300), Path("a\0b")):  # fmt: skip
+        assert recall(path) is None

@@ -3,6 +3,7 @@ except at a `target` that the owner of this machine named on the command line.
 
     outputs/<kind>/20261120-201502-anna-<16 hex>.mp4    a result; the hex is its id
     outputs/uploads/<32 hex>/<name as it was>           an upload; its id is made from the content: it is stored once
+    outputs/.galatea/                                   what the studio keeps for itself: jobs, their steps, trash
 
 The id is in the path, so that a look-up needs no database and works after a restart.
 """
@@ -18,7 +19,7 @@ import secrets
 import shutil
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ PART = ".part"
 
 LONGEST_NAME = 143
 """Bytes of a file name. Most file systems take 255, encrypted home folders no more than this."""
+
+STATE = ".galatea"
+"""The folder in outputs/ that the studio keeps for itself."""
 
 _RESULT_ID = re.compile(r"[0-9a-f]{16}")
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
@@ -100,17 +104,32 @@ class Artifacts:
             part = uploads / f"{secrets.token_hex(8)}{PART}"
             with _discarding(part):
                 artifact_id = _copy_and_hash(reader, part, name)
-                _move_into_place(part, uploads / artifact_id / name)
+                move_into_place(part, uploads / artifact_id / name)
         return self.get(artifact_id)
 
     @contextmanager
-    def output(self, kind: str, suffix: str, stem: str, target: Path | None = None) -> Iterator[PendingArtifact]:
-        """A new file of a job, see JobContext.output. `target` puts it exactly there, not under the outputs folder."""
+    def output(
+        self,
+        kind: str,
+        suffix: str,
+        stem: str,
+        target: Path | None = None,
+        *,
+        artifact_id: str | None = None,
+        created: float | None = None,
+    ) -> Iterator[PendingArtifact]:
+        """A new file of a job, see JobContext.output.
+
+        target:      puts it exactly there, not under the outputs folder.
+        artifact_id: 16 hex digits; drawn when None. With the same id, stem and time the file has the same place.
+        created:     the time in its name, seconds since 1970; now when None.
+        """
         if not _KIND.fullmatch(kind) or kind == _UPLOADS:
             raise ValueError(f"not a kind of job: {kind!r}")
-        artifact_id = secrets.token_hex(8)
-        final = target or self.root / kind / _result_name(stem, artifact_id, suffix)
-        part = final.with_name(f"galatea-{artifact_id}{PART}")
+        artifact_id = artifact_id or secrets.token_hex(8)
+        final = target or self.root / kind / _result_name(stem, artifact_id, suffix, created)
+        # Never the same name: an encoder of a run that died may still be writing.
+        part = final.with_name(f"galatea-{secrets.token_hex(8)}{PART}")
         pending = PendingArtifact(part)
         with _discarding(part):
             with storage_errors(final.parent):
@@ -120,25 +139,65 @@ class Artifacts:
             with full_disk_errors(final.parent):
                 yield pending
             with storage_errors(final.parent):
-                _move_into_place(part, final)
+                move_into_place(part, final)
         if target is not None:
             self._adopted[artifact_id] = final.resolve()
         pending.artifact = _artifact(artifact_id, final)
 
-    def remove(self, artifact_id: str) -> None:
-        """Delete a job's result. What was uploaded, or lies outside of the outputs folder, is left alone."""
-        if artifact_id in self._adopted or not _RESULT_ID.fullmatch(artifact_id):
-            return
-        path = self._find(artifact_id)
+    def know(self, artifact_id: str, path: Path) -> None:
+        """Give a file outside of the outputs folder the id that it had in an earlier run."""
+        self._adopted[artifact_id] = path
+
+    def put_into_trash(self, artifact_id: str, job_id: str) -> None:
+        """Move a job's result where `take_from_trash` finds it. What was uploaded or lies elsewhere is left alone."""
+        path = None if artifact_id in self._adopted or not _RESULT_ID.fullmatch(artifact_id) else self._find(artifact_id)
         if path is not None:
-            with storage_errors(path.parent):
-                path.unlink(missing_ok=True)
+            folder = self._trash(job_id) / path.parent.name
+            with storage_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                os.replace(path, folder / path.name)
+
+    def take_from_trash(self, job_id: str) -> None:
+        """Move a job's results back to where they were."""
+        for path in self._trash(job_id).glob("*/*"):
+            home = self.root / path.parent.name
+            with storage_errors(home):
+                home.mkdir(parents=True, exist_ok=True)
+                os.replace(path, home / path.name)
+        shutil.rmtree(self._trash(job_id), ignore_errors=True)
+
+    def empty_trash(self, job_id: str) -> None:
+        """Delete for good what a job made."""
+        shutil.rmtree(self._trash(job_id), ignore_errors=True)
+
+    def remove_uploads(self, needed: Callable[[], set[str]]) -> int:
+        """Delete uploads older than a day that nothing needs; returns how many. needed: ids of those to keep."""
+        old = [folder for folder in (self.root / _UPLOADS).glob("*") if _UPLOAD_ID.fullmatch(folder.name) and _is_old(folder)]
+        kept = needed() if old else set()
+        unneeded = [folder for folder in old if folder.name not in kept]
+        for folder in unneeded:
+            shutil.rmtree(folder, ignore_errors=True)
+        return len(unneeded)
+
+    def sizes(self) -> tuple[int, int, int]:
+        """Bytes of results, of uploads, and in the trash."""
+        own = {STATE, _UPLOADS}
+        kinds = [folder for folder in _folders(self.root) if folder.name not in own]
+        return sum(map(_size, kinds)), _size(self.root / _UPLOADS), _size(self.root / STATE / "trash")
+
+    def free(self) -> int:
+        """Bytes that are free on the disk of the outputs folder."""
+        folder = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        return shutil.disk_usage(folder).free
+
+    def _trash(self, job_id: str) -> Path:
+        return self.root / STATE / "trash" / job_id
 
     def clean(self) -> int:
         """Remove `.part` files that a crashed run left more than a day ago. Returns how many."""
         removed = 0
         for part in [*self.root.glob(f"*/*{PART}"), *self.root.glob(f"{_UPLOADS}/*/*{PART}")]:
-            if not part.is_symlink() and time.time() - part.stat().st_mtime > _DAY:
+            if not part.is_symlink() and _is_old(part):
                 part.unlink()
                 removed += 1
         return removed
@@ -149,7 +208,7 @@ class Artifacts:
         if _UPLOAD_ID.fullmatch(artifact_id):
             candidates = sorted((self.root / _UPLOADS / artifact_id).glob("*"))
         elif _RESULT_ID.fullmatch(artifact_id):
-            candidates = [p for p in self.root.glob(f"*/*-{artifact_id}.*") if p.parent.name != _UPLOADS]
+            candidates = [p for p in self.root.glob(f"*/*-{artifact_id}.*") if p.parent.name not in (_UPLOADS, STATE)]
         else:
             return None
         return next((path for path in candidates if self._is_ours(path)), None)
@@ -227,13 +286,30 @@ def storage_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def _is_old(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > _DAY
+
+
+def _folders(root: Path) -> list[Path]:
+    return [path for path in root.glob("*") if path.is_dir() and not path.is_symlink()]
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder; a file that goes away meanwhile has none."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.lstat().st_size if path.is_file() else 0
+    return total
+
+
 def _artifact(artifact_id: str, path: Path, name: str | None = None) -> Artifact:
     media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     return Artifact(artifact_id, path, media_type, path.stat().st_size, name or path.name)
 
 
-def _result_name(stem: str, artifact_id: str, suffix: str) -> str:
-    stamp = time.strftime("%Y%m%d-%H%M%S")
+def _result_name(stem: str, artifact_id: str, suffix: str, created: float | None) -> str:
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
     room = LONGEST_NAME - len(f"{stamp}--{artifact_id}{suffix}")
     return f"{stamp}-{readable_name(stem, room)}-{artifact_id}{suffix}"
 
@@ -265,15 +341,21 @@ def _copy_and_hash(reader: IO[bytes], part: Path, name: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _move_into_place(part: Path, final: Path) -> None:
+def move_into_place(part: Path, final: Path) -> None:
     """Rename after the content is safely on the disk, so that a power cut leaves the old file or the whole new one."""
     final.parent.mkdir(exist_ok=True)
-    descriptor = os.open(part, os.O_RDWR)
+    _sync(part, os.O_RDWR)
+    os.replace(part, final)
+    if os.name != "nt":  # where a folder cannot be opened
+        _sync(final.parent, os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.replace(part, final)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

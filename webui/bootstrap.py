@@ -60,7 +60,8 @@ settings:
   --settings FILE       settings file (settings.toml)
   --models-dir DIR      where the weights are (models)
   --outputs-dir DIR     where results go (outputs)
-  --device DEVICE       auto, cpu, mps, cuda or cuda:N (auto)
+  --device DEVICE       auto, cpu, mps, cuda or cuda:N; several with commas between, each works on its own job (auto)
+  --database-url URL    the table of jobs, e.g. in PostgreSQL for several servers (a file in the outputs folder)
   --longest-side PIXELS
                         larger pictures are scaled down to this many pixels (2048)
   --max-voice-minutes MINUTES
@@ -71,7 +72,9 @@ settings:
   --share-open          allow --share without a password
   --gradio-auth USER:PASSWORD[,...]
                         ask for this name and password
-  --api-token TOKEN     let programs with this token use the HTTP API
+  --api-token TOKEN     let programs with this token use the HTTP API; with --server, the token to use there
+  --fetch-urls          let programs upload files by their internet address
+  --keep-days DAYS      delete finished jobs and their results after so many days (0: never)
   --allowed-hosts NAME[,...]
                         further names of this server, e.g. behind a proxy
   --max-upload-mb MEGABYTES
@@ -86,7 +89,7 @@ COMMAND_USAGE = {
     "talk": """\
 usage: {launcher} talk PORTRAIT VOICE [--out F.mp4] [--engine auto|builtin|sadtalker]
            [--preprocess crop|extcrop|resize|full|extfull] [--still] [--pose-style 0..45] [--size 256|512]
-           [--expression-scale X] [--no-blink] [--fps 25] [--seed N] [--face K] [--json]
+           [--expression-scale X] [--no-blink] [--fps 25] [--seed N] [--face K] [--json] [--server URL]
 
 Each option is explained here once the set-up is done: run {launcher} or {launcher} --lite first.
 """,

@@ -14,13 +14,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 from webui import errors, settings
 from webui.errors import GalateaError, InvalidRequest
-from webui.jobs.runner import UNEXPECTED
-from webui.jobs.types import ARTIFACT_FORMAT, Job, JobKind, JobState
+from webui.jobs.types import ARTIFACT_FORMAT, UNEXPECTED, Job, JobKind, JobState
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -28,12 +28,16 @@ if TYPE_CHECKING:
 
     from webui.artifacts import Artifacts
     from webui.jobs.service import JobService
+    from webui.remote import RemoteService
 
 IMPORTED = time.time()
 INTERRUPTED = 130
 INTERNAL = "InternalError"
 SAVING = 15.0
 """Seconds that a job has after Ctrl-C to finish its file."""
+
+USED_WITH_SERVER = {"outputs_dir", "api_token", "gradio_auth"}
+"""The settings that matter to a job on another computer: where the result goes, and who asks."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,13 +58,17 @@ def parse(argv: Sequence[str], kinds: Sequence[JobKind]) -> argparse.Namespace:
         _add_fields(command, kind.request)
         command.add_argument("--out", metavar="FILE", type=file_name, help="where the result goes (a new file in outputs)")
         command.add_argument("--json", action="store_true", help="end with one line of JSON about the result")
+        command.add_argument("--server", metavar="URL", help="let the studio at this address do it (this computer)")
         settings.add_flags(command, serving=False)
     try:
-        return parser.parse_args(argv)
+        options = parser.parse_args(argv)
     except InvalidRequest as error:
         dashed = next((text for text in argv if re.match(r"-[^-\d.].", text)), None)
         hint = f" If '{dashed}' is the name of a file, write ./{dashed}" if dashed else ""
         raise InvalidRequest(f"{error}{hint}") from error
+    if getattr(options, "server", None) is not None:
+        _refuse_settings_of_the_server(options)
+    return options
 
 
 def file_name(text: str) -> Path:
@@ -70,7 +78,7 @@ def file_name(text: str) -> Path:
     return settings.expanded(text)
 
 
-def run(kind: JobKind, options: Mapping[str, Any], service: JobService, artifacts: Artifacts) -> int:
+def run(kind: JobKind, options: Mapping[str, Any], service: JobService | RemoteService, artifacts: Artifacts) -> int:
     """Do one job and report it. options: the parsed flags. Returns the exit code, raises GalateaError."""
     out: Path | None = options["out"]
     request = request_from(kind.request, options, artifacts)
@@ -179,7 +187,7 @@ class Progress:
             print("\r\x1b[K", end="", file=self._stream, flush=True)
 
 
-def _watched(service: JobService, job: Job, progress: Progress) -> Job:
+def _watched(service: JobService | RemoteService, job: Job, progress: Progress) -> Job:
     while not job.state.finished:
         progress.show(job)
         # The timeout keeps Ctrl-C alive on systems where waiting for a lock cannot be interrupted.
@@ -234,6 +242,14 @@ def _add_fields(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None
             parser.add_argument(opposite, dest=name, action=action, default=None, help=about)
         else:
             parser.add_argument(flag, dest=name, help=f"{about} ({_default(field)})", **_shape(field))
+
+
+def _refuse_settings_of_the_server(options: argparse.Namespace) -> None:
+    """With --server the job runs with that studio's settings: a flag that would be ignored in silence is an error."""
+    known = {one.name for one in fields(settings.Settings)} - USED_WITH_SERVER
+    for name in sorted(known & vars(options).keys()):
+        flag = f"--{name.replace('_', '-')}"
+        raise InvalidRequest(f"{flag} has no effect with --server: the studio there has settings of its own. Leave it out.")
 
 
 def _shape(field: FieldInfo) -> dict[str, Any]:

@@ -9,6 +9,8 @@
     ├── UnsupportedModel      a weights file is not of a kind that can be used here
     ├── OutOfMemory           the device has too little memory for this job
     ├── PluginError           an extension is broken or does not fit this version
+    ├── ServerUnreachable     another computer's studio cannot be reached, or not any more
+    ├── WorkerDied            the program that ran the job ended in the middle of it, again and again
     └── Cancelled             the owner of the job stopped it
 
 A message is one or two plain sentences: what is wrong, then what to do. It is shown as it stands, in the page and on the
@@ -58,6 +60,14 @@ class OutOfMemory(GalateaError):
 
 class PluginError(GalateaError):
     """An extension is broken or made for another version of the plugin contract."""
+
+
+class ServerUnreachable(GalateaError):
+    """The server cannot be reached, or not any more. What was begun there goes on."""
+
+
+class WorkerDied(GalateaError):
+    """A job ended the program that ran it, so often that it was given up."""
 
 
 class Cancelled(GalateaError):

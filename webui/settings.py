@@ -30,7 +30,10 @@ LANGUAGES = ("en", "zh")
 class Settings:
     """Frozen settings of this run.
 
-    device:            auto, cpu, mps, cuda or cuda:N.
+    device:            auto, cpu, mps, cuda or cuda:N; several, separated by commas, work on several jobs at once.
+    database_url:      the table of jobs, SQLite or PostgreSQL; None keeps it in the outputs folder. Never shown in the repr.
+    keep_days:         finished jobs and their results are deleted after so many days; 0 keeps them.
+    fetch_urls:        let programs upload a file by its address on the internet.
     port:              None takes 7860 or the next free one.
     gradio_auth:       (user, password) pairs; never shown in the repr.
     api_token:         lets programs use the HTTP API without a password; never shown in the repr.
@@ -45,6 +48,9 @@ class Settings:
     models_dir: Path = PROJECT / "models"
     outputs_dir: Path = PROJECT / "outputs"
     device: str = "auto"
+    database_url: str | None = field(default=None, repr=False)
+    keep_days: float = 0.0
+    fetch_urls: bool = False
     listen: bool = False
     port: int | None = None
     share: bool = False
@@ -57,6 +63,11 @@ class Settings:
     max_voice_minutes: float = 30.0
     lite: bool = False
     language: str | None = None
+
+    @property
+    def jobs_url(self) -> str:
+        """Where the table of jobs is, for SQLAlchemy."""
+        return self.database_url or f"sqlite:///{self.outputs_dir / '.galatea' / 'jobs.sqlite'}"
 
     def check_serving(self) -> None:
         """Raise InvalidRequest when serving with these settings would open the studio to strangers unasked."""
@@ -194,9 +205,17 @@ def _read_number(kind: type, low: float, high: float) -> Callable[[Any, Path], A
 
 
 def _read_device(written: Any, _folder: Path) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", str(written)):
-        raise ValueError(f"expected auto, cpu, mps, cuda or cuda:N, got '{written}'")
-    return str(written)
+    names = [name.strip() for name in str(written).split(",")]
+    if not all(re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name) for name in names):
+        raise ValueError(f"expected auto, cpu, mps, cuda or cuda:N, or several separated by commas, got '{written}'")
+    return ",".join(names)
+
+
+def _read_database(written: Any, _folder: Path) -> str:
+    # What was written is not repeated, as with passwords: an address may hold one.
+    if not isinstance(written, str) or not re.match(r"(postgresql|sqlite):///?[^\s]+$", written):
+        raise ValueError("expected postgresql://user:password@host/database or sqlite:///path")
+    return written
 
 
 def _read_language(written: Any, _folder: Path) -> str:
@@ -237,7 +256,22 @@ def _read_hosts(written: Any, _folder: Path) -> tuple[str, ...]:
 _OPTIONS = (
     _Option("models_dir", _read_folder, "where the weights are (models)", "--models-dir", "DIR", only_serving=False),
     _Option("outputs_dir", _read_folder, "where results go (outputs)", "--outputs-dir", "DIR", only_serving=False),
-    _Option("device", _read_device, "auto, cpu, mps, cuda or cuda:N (auto)", "--device", "DEVICE", only_serving=False),
+    _Option(
+        "device",
+        _read_device,
+        "auto, cpu, mps, cuda or cuda:N; several with commas between, each works on its own job (auto)",
+        "--device",
+        "DEVICE",
+        only_serving=False,
+    ),
+    _Option(
+        "database_url",
+        _read_database,
+        "the table of jobs, e.g. in PostgreSQL for several servers (a file in the outputs folder)",
+        "--database-url",
+        "URL",
+        only_serving=False,
+    ),
     _Option(
         "longest_side",
         _read_number(int, 256, 16384),
@@ -259,7 +293,22 @@ _OPTIONS = (
     _Option("share", _read_bool, "make a public link through gradio.live", "--share"),
     _Option("share_open", _read_bool, "allow --share without a password", "--share-open"),
     _Option("gradio_auth", _read_auth, "ask for this name and password", "--gradio-auth", "USER:PASSWORD[,...]"),
-    _Option("api_token", _read_token, "let programs with this token use the HTTP API", "--api-token", "TOKEN"),
+    _Option(
+        "api_token",
+        _read_token,
+        "let programs with this token use the HTTP API; with --server, the token to use there",
+        "--api-token",
+        "TOKEN",
+        only_serving=False,
+    ),
+    _Option("fetch_urls", _read_bool, "let programs upload files by their internet address", "--fetch-urls"),
+    _Option(
+        "keep_days",
+        _read_number(float, 0, 36500),
+        "delete finished jobs and their results after so many days (0: never)",
+        "--keep-days",
+        "DAYS",
+    ),
     _Option(
         "allowed_hosts",
         _read_hosts,

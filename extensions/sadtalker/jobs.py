@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from webui.plugin_api import ArtifactId, JobKind, face_finder
+from webui.plugin_api import ArtifactId, JobKind, MediaError, face_finder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from webui.plugin_api import JobContext, JobResult
+
+KIND = "talk"
 
 EngineName = Literal["auto", "builtin", "sadtalker"]
 Preprocess = Literal["crop", "extcrop", "resize", "full", "extfull"]
@@ -56,4 +60,23 @@ def warm_up() -> None:
     face_finder()
 
 
-KINDS = (JobKind(name="talk", title="Talking head", request=TalkingHeadRequest, handler=talk, suffix=".mp4", warm_up=warm_up),)
+def recall(path: Path) -> dict[str, Any] | None:
+    """The fields of the request that a video was made with, without its files; None when it is no talking head of ours."""
+    from extensions.sadtalker.join import read_settings
+
+    try:
+        settings = read_settings(path) if path.is_file() else None
+        if settings is None or settings.pop("kind", None) != KIND:
+            return None
+        known = {name: settings[name] for name in TalkingHeadRequest.model_fields if name in settings}
+        request = TalkingHeadRequest.model_validate(known | {"portrait": "", "voice": ""})
+    except (MediaError, ValidationError, OSError):
+        return None
+    return request.model_dump(include=set(known) - {"portrait", "voice"})
+
+
+KINDS = (
+    JobKind(
+        name=KIND, title="Talking head", request=TalkingHeadRequest, handler=talk, suffix=".mp4", warm_up=warm_up, recall=recall
+    ),
+)

@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from extensions.sadtalker.jobs import TalkingHeadRequest
-from webui.plugin_api import Artifact, InvalidRequest, Job, JobState, Studio, read_picture
+from webui.plugin_api import Artifact, InvalidRequest, Job, JobState, MediaError, Studio, read_picture
 
 PLAIN = ("preprocess", "still", "pose_style", "expression_scale")
 ADVANCED = ("engine", "size", "blink", "fps", "seed", "face")
@@ -72,6 +73,7 @@ class Widgets:
     other_voice: gr.UploadButton
     examples: gr.Dataset
     options: dict[str, Any]
+    advanced: gr.Accordion
     dice: gr.Button
     generate: gr.Button
     cancel: gr.Button
@@ -98,10 +100,11 @@ def build(studio: Studio) -> None:
         with gr.Column(scale=6, min_width=320):
             sources = _sources(studio)
             examples = _examples(studio)
-            options, dice = _options(studio)
+            options = _options(studio)
+            studio.drop_zone()
         with gr.Column(scale=5, min_width=320, elem_id="sadtalker-result"):
             results = _results(studio)
-    Events(studio, Widgets(**sources, examples=examples, options=options, dice=dice, **results)).connect()
+    Events(studio, Widgets(**sources, examples=examples, **options, **results)).connect()
 
 
 def example_pairs(folder: Path) -> list[list[str]]:
@@ -116,7 +119,7 @@ def _sources(studio: Studio) -> dict[str, Any]:
     with gr.Row(equal_height=False):
         with gr.Column(min_width=280):
             portrait = OriginalImage(
-                label=studio.text("portrait"),
+                label=studio.text("field_portrait"),
                 type="filepath",
                 image_mode=None,
                 sources=["upload", "webcam", "clipboard"],
@@ -129,7 +132,7 @@ def _sources(studio: Studio) -> dict[str, Any]:
             )
         with gr.Column(min_width=280):
             voice = gr.Audio(
-                label=studio.text("voice"),
+                label=studio.text("field_voice"),
                 type="filepath",
                 sources=["upload", "microphone"],
                 editable=True,
@@ -154,14 +157,14 @@ def _examples(studio: Studio) -> gr.Dataset:
     )
 
 
-def _options(studio: Studio) -> tuple[dict[str, Any], gr.Button]:
+def _options(studio: Studio) -> dict[str, Any]:
     with gr.Group():
         options = studio.widgets(TalkingHeadRequest, PLAIN)
         options["preprocess"].choices = [(studio.text(key), key.removeprefix("framing_")) for key in FRAMINGS]
-    with gr.Accordion(studio.text("advanced"), open=False, elem_id="sadtalker-advanced"):
+    with gr.Accordion(studio.text("advanced"), open=False, elem_id="sadtalker-advanced") as advanced:
         options |= studio.widgets(TalkingHeadRequest, ADVANCED)
         dice = gr.Button(studio.text("dice"), size="sm", elem_id="sadtalker-dice")
-    return options, dice
+    return {"options": options, "advanced": advanced, "dice": dice}
 
 
 def _results(studio: Studio) -> dict[str, Any]:
@@ -207,16 +210,20 @@ class Events:
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         watching: dict[str, Any] = {"outputs": widgets.outputs, "concurrency_limit": None, **quiet}
         loading: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 4}
-        widgets.generate.click(self.generate, inputs=set(widgets.inputs), **watching)
+        generated = widgets.generate.click(self.generate, inputs=set(widgets.inputs), **watching)
         widgets.cancel.click(self.cancel, inputs=widgets.job_id, queue=False, **quiet)
         widgets.job_id.change(None, inputs=widgets.job_id, js=REMEMBER, **quiet)
-        self.studio.page.load(self.resume, inputs=widgets.job_id, js=RECALL, **watching)
+        resumed = self.studio.page.load(self.resume, inputs=widgets.job_id, js=RECALL, **watching)
         widgets.dice.click(None, outputs=widgets.options["seed"], js=DICE, **quiet)
         widgets.other_portrait.upload(self.show_portrait, widgets.other_portrait, widgets.portrait, **loading)
         widgets.other_voice.upload(self.show_voice, widgets.other_voice, widgets.voice, **loading)
         sources = [widgets.portrait, widgets.voice]
-        shown = watching | {"outputs": [*sources, *widgets.outputs]}
-        widgets.examples.click(self.example, inputs={widgets.examples, *widgets.inputs}, **shown)
+        shown: dict[str, Any] = watching | {"outputs": [*sources, *widgets.outputs]}
+        shown_example = widgets.examples.click(self.example, inputs={widgets.examples, *widgets.inputs}, **shown)
+        for watched in (generated, resumed, shown_example):
+            self.studio.rejoin(watched)
+        outputs = [*widgets.inputs, widgets.advanced]
+        self.studio.offer_form("talk", outputs, self.fill, title="kind", told=partial(told, self.studio))
 
     def generate(self, values: dict[Any, Any], visitor: gr.Request) -> Iterator[dict[Any, Any]]:
         with self.studio.guard(visitor), self.turn(visitor) as mine:
@@ -228,7 +235,8 @@ class Events:
             if not mine:
                 yield from self.refuse(visitor)
                 return
-            files = [self.studio.artifacts.adopt(Path(path)) for path in example_pairs(EXAMPLES)[values[self.widgets.examples]]]
+            # Stored like an upload: the job goes on after a restart, and its settings can be used again.
+            files = [self.studio.artifacts.upload(Path(path)) for path in example_pairs(EXAMPLES)[values[self.widgets.examples]]]
             portrait, voice = (str(self.studio.hand_out(file)) for file in files)
             sources = {self.widgets.portrait: portrait, self.widgets.voice: voice}
             # As updates: a bare file's value would be overwritten in the browser by the differences that the later yields send.
@@ -283,8 +291,21 @@ class Events:
 
     def show_voice(self, path: str, visitor: gr.Request) -> str:
         with self.studio.guard(visitor):
-            artifact = self.studio.artifacts.upload(Path(path))
-            return str(self.studio.hand_out(replace(artifact, name=f"{artifact.id}{artifact.path.suffix}")))
+            return str(_stand_in(self.studio, self.studio.artifacts.upload(Path(path))))
+
+    def fill(self, request: dict[str, Any]) -> dict[Any, Any]:
+        """The form with these settings; a portrait or voice that is not among them is left for the visitor to choose."""
+        widgets, get = self.widgets, self.studio.artifacts.get
+        portrait = voice = None
+        if "voice" in request:
+            voice = str(_stand_in(self.studio, get(request["voice"])))
+        if "portrait" in request:
+            try:
+                portrait = str(_shown_picture(self.studio, get(request["portrait"])))
+            except MediaError as error:  # the reason for which a job failed
+                gr.Warning(str(error))
+        options = {widget: "" if request[name] is None else request[name] for name, widget in widgets.options.items()}
+        return {widgets.portrait: portrait, widgets.voice: voice, widgets.advanced: gr.update(open=True), **options}
 
 
 def _request(studio: Studio, widgets: Widgets, values: dict[Any, Any], visitor: gr.Request) -> dict[str, Any]:
@@ -315,6 +336,11 @@ def _shown_picture(studio: Studio, artifact: Artifact) -> Path:
     return path
 
 
+def _stand_in(studio: Studio, artifact: Artifact) -> Path:
+    """The same file under its id, by which `_original` knows it again."""
+    return studio.hand_out(replace(artifact, name=f"{artifact.id}{artifact.path.suffix}"))
+
+
 def _is_known(studio: Studio, job_id: str) -> bool:
     try:
         studio.service.get(job_id)
@@ -326,7 +352,8 @@ def _is_known(studio: Studio, job_id: str) -> bool:
 def _view(studio: Studio, widgets: Widgets, job: Job, visitor: gr.Request) -> dict[Any, Any]:
     """What the page shows of a job."""
     running = not job.state.finished
-    video = str(studio.hand_out(job.result.artifacts[0])) if job.result else None
+    # A file that was removed by hand is not among the artifacts.
+    video = str(studio.hand_out(job.result.artifacts[0])) if job.result and job.result.artifacts else None
     return {
         widgets.job_id: job.id,
         widgets.card: studio.card(job, visitor),
@@ -341,7 +368,7 @@ def _view(studio: Studio, widgets: Widgets, job: Job, visitor: gr.Request) -> di
 
 def _used(studio: Studio, job: Job, visitor: gr.Request) -> str:
     """The table of how the video was made."""
-    if job.result is None:
+    if job.result is None or not job.result.artifacts:
         return ""
     data, options = job.result.data, job.request.model_dump()
     shown = {

@@ -95,15 +95,30 @@ class JobView(BaseModel):
     eta: float | None = Field(description="Estimated seconds left; null while unknown.")
     warnings: list[str]
     error: str | None = Field(description="Why it failed or was cancelled.")
-    error_type: str
+    error_type: str = Field(description="The kind of error as one word, empty when there was none.")
     result: ResultView | None = Field(description="Also there when a cancelled job has kept what it had.")
+    seed: int = Field(description="The request's, or the one that was drawn for this job.")
+    priority: int = Field(description="Higher goes first; among equals the older.")
+    created: float = Field(description="Seconds since 1970, as all times here.")
+    started: float | None = Field(description="When it was first begun; null while it has not been.")
+    finished: float | None = Field(description="Null while it is unfinished.")
+    log: list[str] = Field(description="The newest lines that the job wrote for the curious, oldest first.")
 
 
 class JobsView(BaseModel):
-    """A page of jobs, newest first. total: how many there are in all with this state."""
+    """A page of jobs, newest first. total: how many there are in all that were asked for."""
 
     jobs: list[JobView]
     total: int
+
+
+class UsageView(BaseModel):
+    """Bytes on the disk."""
+
+    results: int = Field(description="What jobs have made.")
+    uploads: int
+    trash: int = Field(description="What was deleted and can still be restored.")
+    free: int
 
 
 class Views:
@@ -150,7 +165,7 @@ class Views:
         return {"name": kind.name, "title": kind.title, "request": kind.request.model_json_schema()}
 
     def progress(self, job: Job) -> dict[str, Any]:
-        """What changes while a job runs."""
+        """What changes while a job runs, its log aside."""
         return {
             "id": job.id,
             "state": job.state.value,
@@ -159,6 +174,9 @@ class Views:
             "eta": self.plain(job.eta),
             "warnings": [self.words(warning) for warning in job.warnings],
         }
+
+    def log(self, job: Job) -> list[str]:
+        return [self.words(line) for line in job.log]
 
     def job(self, job: Job) -> dict[str, Any]:
         result = job.result and {
@@ -172,4 +190,10 @@ class Views:
             "error": job.error and self.words(job.error),
             "error_type": job.error_type,
             "result": result,
+            "seed": job.seed,
+            "priority": job.priority,
+            "created": job.created,
+            "started": job.started,
+            "finished": job.finished,
+            "log": self.log(job),
         }

@@ -1,4 +1,4 @@
-"""Request bodies, read piece by piece and dropped as soon as they are too large. Never fetches anything by URL."""
+"""Request bodies, read piece by piece and dropped as soon as they are too large."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
+import anyio.to_thread
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from webui.api.answers import ApiError
 from webui.artifacts import full_disk_errors
+
+if TYPE_CHECKING:
+    from webui.api.fetch import Fetcher
 
 MAX_JSON = 1 << 20
 """Bytes of a posted job."""
@@ -28,6 +32,9 @@ MAX_BASE64 = 64 << 20
 
 FORM_EXTRA = 64 << 10
 """Bytes that a form may have around its file."""
+
+FETCHES = anyio.CapacityLimiter(4)
+"""Downloads at a time, in threads beside those that answer requests; more of them wait."""
 
 
 async def json_object(request: Request, limit: int = MAX_JSON) -> dict[str, Any]:
@@ -45,15 +52,21 @@ async def json_object(request: Request, limit: int = MAX_JSON) -> dict[str, Any]
 
 
 @asynccontextmanager
-async def uploaded(request: Request, max_bytes: int) -> AsyncIterator[tuple[IO[bytes], str]]:
-    """The file in the body and its name: the field `file` of a form, or JSON with `name` and `base64`."""
+async def uploaded(request: Request, max_bytes: int, fetcher: Fetcher | None) -> AsyncIterator[tuple[IO[bytes], str]]:
+    """The file in the body and its name: the field `file` of a form, or JSON with `name` and `base64`, or with `url`.
+
+    fetcher: None where nothing is fetched by URL.
+    """
     if _media_type(request) == "application/json":
-        yield _from_base64(await json_object(request, min(MAX_BASE64, max_bytes * 4 // 3 + FORM_EXTRA)), max_bytes)
+        body = await json_object(request, min(MAX_BASE64, max_bytes * 4 // 3 + FORM_EXTRA))
+        file, name = await _from_url(body, fetcher) if "url" in body else _from_base64(body, max_bytes)
+        with file:
+            yield file, name
     elif _media_type(request) == "multipart/form-data":
         async with _form_file(request, max_bytes) as file:
             yield file.file, file.filename or ""
     else:
-        raise ApiError(415, "Send a form with the field 'file', or JSON with 'name' and 'base64'.")
+        raise ApiError(415, "Send a form with the field 'file', or JSON with 'name' and 'base64', or with 'url'.")
 
 
 async def limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
@@ -90,10 +103,18 @@ async def _form_file(request: Request, max_bytes: int) -> AsyncIterator[UploadFi
         await form.close()
 
 
+async def _from_url(body: dict[str, Any], fetcher: Fetcher | None) -> tuple[IO[bytes], str]:
+    if not isinstance(body["url"], str) or set(body) != {"url"}:
+        raise ApiError(422, "Send 'url' as text, and nothing else.", "InvalidRequest")
+    if fetcher is None:
+        raise ApiError(403, "This studio fetches nothing by URL: its owner has not set fetch_urls. Upload the file itself.")
+    return await anyio.to_thread.run_sync(fetcher.fetch, body["url"], limiter=FETCHES)
+
+
 def _from_base64(body: dict[str, Any], max_bytes: int) -> tuple[IO[bytes], str]:
     name, text = body.get("name"), body.get("base64")
     if not isinstance(name, str) or not isinstance(text, str) or set(body) != {"name", "base64"}:
-        raise ApiError(422, "Send 'name' and 'base64', both as text, and nothing else.", "InvalidRequest")
+        raise ApiError(422, "Send 'name' and 'base64', both as text, and nothing else; or 'url'.", "InvalidRequest")
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

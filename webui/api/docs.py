@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse
 
 from webui.api.answers import HEADERS, Answer
+from webui.jobs.service import PRIORITIES
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -32,20 +33,58 @@ UPLOAD_BODY = {
             "schema": {
                 "type": "object",
                 "required": ["file"],
-                "properties": {"file": {"type": "string", "format": "binary"}},
+                "properties": {"file": {"type": "string", "format": "binary", "minLength": 1}},
             }
         },
         "application/json": {
             "schema": {
-                "type": "object",
-                "required": ["name", "base64"],
-                "additionalProperties": False,
-                "properties": {
-                    "name": {"type": "string", "description": "The file's name; its suffix tells its type."},
-                    "base64": {"type": "string", "format": "byte"},
-                },
+                "oneOf": [
+                    {
+                        "type": "object",
+                        "required": ["name", "base64"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "name": {"type": "string", "description": "The file's name; its suffix tells its type."},
+                            "base64": {"type": "string", "format": "byte", "minLength": 4},
+                        },
+                    },
+                    {
+                        "type": "object",
+                        "required": ["url"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "url": {
+                                "type": "string",
+                                "format": "uri",
+                                "description": "Of a file on the public internet, by http or https. Only where the "
+                                "studio's owner has set fetch_urls.",
+                            },
+                        },
+                    },
+                ]
             }
         },
+    },
+}
+
+PRIORITY = {
+    "type": "integer",
+    "minimum": PRIORITIES[0],
+    "maximum": PRIORITIES[-1],
+    "default": 0,
+    "description": "Higher goes first; among equals the older.",
+}
+PRIORITY_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["priority"],
+                "additionalProperties": False,
+                "properties": {"priority": PRIORITY},
+            }
+        }
     },
 }
 
@@ -100,6 +139,7 @@ def job_body(kinds: Mapping[str, JobKind]) -> dict[str, Any]:
             "properties": {
                 "kind": {"type": "string", "enum": [kind.name]},
                 "request": {"$ref": COMPONENTS.format(model=_request_name(kind))},
+                "priority": PRIORITY,
             },
         }
         for kind in kinds.values()

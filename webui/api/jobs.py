@@ -7,9 +7,11 @@ import base64
 import json
 import logging
 import os
+import re
 import time
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.routing import Match
 
 from webui.api import docs
 from webui.api.answers import (
@@ -28,16 +31,17 @@ from webui.api.answers import (
     JobsView,
     JobView,
     KindView,
+    UsageView,
     Views,
 )
 from webui.api.bodies import json_object, uploaded
+from webui.api.fetch import Fetcher
 from webui.errors import GalateaError, InvalidRequest, StorageError
-from webui.jobs.service import validated
-from webui.jobs.types import ARTIFACT_FORMAT, Job, JobState
+from webui.jobs.service import PRIORITIES
+from webui.jobs.types import Job, JobState
+from webui.jobs.types import Query as JobQuery
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from webui.artifacts import Artifact, Artifacts
     from webui.jobs.service import JobService
     from webui.settings import Settings
@@ -57,7 +61,12 @@ MOST_WAITING = 1000
 SHOWN_IN_PLACE = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/bmp", "audio/", "video/")
 """What a browser may show. All else is downloaded: HTML or SVG would run its scripts with the page's rights."""
 
+Found = TypeVar("Found")
 JobId = str
+ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+PLAIN = r"^[^\x00-\x1f]*$"
+"""Text without control characters: some databases cannot even compare with them."""
+
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorView, "description": "Refused, with the reason."},
 }
@@ -85,6 +94,7 @@ class Routes:
         self._service = service
         self._artifacts = artifacts
         self._max_upload = settings.max_upload_mb << 20
+        self._fetcher = Fetcher(self._max_upload) if settings.fetch_urls else None
         self._views = Views(settings)
 
     def add_to(self, app: FastAPI) -> None:
@@ -97,6 +107,12 @@ class Routes:
         add("/api/jobs/{job_id}", self.job, response_model=JobView, **common)
         add("/api/jobs/{job_id}", self.delete, methods=["DELETE"], status_code=204, response_class=Response, **common)
         add("/api/jobs/{job_id}/cancel", self.cancel, methods=["POST"], response_model=JobView, **common)
+        body = {"requestBody": docs.PRIORITY_BODY}
+        options = {"methods": ["POST"], "response_model": JobView, "openapi_extra": body}
+        add("/api/jobs/{job_id}/priority", self.prioritise, **options, **common)
+        add("/api/jobs/{job_id}/restore", self.restore, methods=["POST"], response_model=JobView, **common)
+        picture = {200: {"content": {"image/jpeg": {}}, "description": "A small JPEG."}}
+        add("/api/jobs/{job_id}/thumbnail", self.thumbnail, response_class=Response, responses={**ERRORS, **picture})
         stream = {200: {"content": {"text/event-stream": {}}, "description": "A stream that ends with the job."}}
         add("/api/jobs/{job_id}/events", self.events, response_class=Response, responses={**ERRORS, **stream})
         body = {"requestBody": docs.UPLOAD_BODY}
@@ -106,6 +122,7 @@ class Routes:
         about: dict[str, Any] = {"response_class": Response, "responses": {**ERRORS, **content}}
         add("/api/artifacts/{artifact_id}", self.artifact, **about)
         add("/api/artifacts/{artifact_id}", self.artifact, methods=["HEAD"], include_in_schema=False, **about)
+        add("/api/usage", self.usage, response_model=UsageView, **common)
 
     async def kinds(self) -> Answer:
         """Every kind of job, with the JSON schema of its request."""
@@ -114,10 +131,11 @@ class Routes:
     async def submit(self, request: Request) -> Answer:
         """Queue a job and answer at once with its id."""
         body = await json_object(request)
-        kind, asked = body.get("kind"), body.get("request", {})
-        if not isinstance(kind, str) or not isinstance(asked, dict) or not set(body) <= {"kind", "request"}:
-            raise ApiError(422, "Send 'kind' (a name) and 'request' (an object), and nothing else.", "InvalidRequest")
-        job = await run_in_threadpool(self._submit, kind, asked)
+        kind, asked = body.get("kind"), body.get("request")
+        if not isinstance(kind, str) or not isinstance(asked, dict) or not set(body) <= {"kind", "request", "priority"}:
+            message = "Send 'kind' (a name), 'request' (an object) and perhaps 'priority', and nothing else."
+            raise ApiError(422, message, "InvalidRequest")
+        job = await run_in_threadpool(self._submit, kind, asked, checked_priority(body.get("priority", 0)))
         return Answer(self._views.job(job), 201, {"Location": f"/api/jobs/{job.id}"})
 
     async def jobs(
@@ -125,39 +143,73 @@ class Routes:
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
         offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
         state: JobState | None = None,
+        kind: Annotated[str | None, Query(max_length=64, pattern=PLAIN)] = None,
+        search: Annotated[str, Query(max_length=200, pattern=PLAIN)] = "",
     ) -> Answer:
-        """The jobs that are remembered, newest first."""
-        found = [job for job in reversed(self._service.jobs()) if state in (None, job.state)]
-        return Answer({"jobs": [self._views.job(job) for job in found[offset : offset + limit]], "total": len(found)})
+        """All jobs that were not deleted, newest first. search: words that must all occur somewhere in a job."""
+        query = JobQuery(search=search, kind=kind, state=state, limit=limit, offset=offset)
+        found, total = await run_in_threadpool(self._service.history, query)
+        return Answer({"jobs": [self._views.job(job) for job in found], "total": total})
 
     async def job(self, job_id: JobId) -> Answer:
         """One job as it is now."""
-        return Answer(self._views.job(self._job(job_id)))
+        return Answer(self._views.job(await self._job(job_id)))
 
     async def events(self, job_id: JobId, preview: bool = False) -> StreamingResponse:
         """Server-sent events: `progress` at every change, then `finished` with the whole job, or `deleted`.
 
-        With preview=1 a progress event also has the newest picture, a JPEG as base64, in `preview`.
+        A progress event has the job's `log` when it has grown, and with preview=1 the newest picture, a JPEG as base64,
+        in `preview`.
         """
-        self._job(job_id)
+        await self._job(job_id)
         headers = {**HEADERS, "X-Accel-Buffering": "no"}
         return StreamingResponse(self._events(job_id, preview), media_type="text/event-stream", headers=headers)
 
     async def cancel(self, job_id: JobId) -> Answer:
         """Ask a job to stop; what it has made so far is kept. A finished job stays as it is."""
-        self._job(job_id)
+        await self._job(job_id)
         return Answer(self._views.job(await run_in_threadpool(self._service.cancel, job_id)))
 
+    async def prioritise(self, job_id: JobId, request: Request) -> Answer:
+        """Put a queued job before or behind others: higher goes first, among equals the older."""
+        body = await json_object(request)
+        if set(body) != {"priority"}:
+            raise ApiError(422, "Send 'priority' (a whole number), and nothing else.", "InvalidRequest")
+        priority = checked_priority(body["priority"])
+        await self._job(job_id)
+        try:
+            return Answer(self._views.job(await run_in_threadpool(self._service.prioritise, job_id, priority)))
+        except InvalidRequest as error:
+            raise ApiError(409, "This job has begun already. Only a queued one can change its place.", "Conflict") from error
+
+    async def restore(self, job_id: JobId) -> Answer:
+        """Bring a deleted job back, with its files. Possible for a day. One that is not deleted stays as it is."""
+        return Answer(self._views.job(await self._found(self._restore, job_id)))
+
+    async def thumbnail(self, job_id: JobId) -> Response:
+        """A small picture of what the job made."""
+        path = await self._found(self._service.thumbnail, job_id)
+        if path is None:
+            raise ApiError(404, "There is no picture of this job.")
+        return FileResponse(path, media_type="image/jpeg", headers={**HEADERS, "Cache-Control": "private, no-cache"})
+
+    async def usage(self) -> Answer:
+        """Bytes on the disk."""
+        return Answer(asdict(await run_in_threadpool(self._service.usage)))
+
     async def delete(self, job_id: JobId) -> Response:
-        """Forget a finished job and remove the files that it made. Its uploads stay."""
-        if not self._job(job_id).state.finished:
+        """Delete a finished job and the files that it made. Its uploads stay. For a day it can be restored."""
+        if not (await self._job(job_id)).state.finished:
             raise ApiError(409, "This job has not finished. Cancel it first.", "Conflict")
         await run_in_threadpool(self._service.delete, job_id)
         return Response(status_code=204, headers=HEADERS)
 
     async def upload(self, request: Request) -> Answer:
-        """Upload a file and get its id. The same file under the same name has the same id."""
-        async with uploaded(request, self._max_upload) as (file, name):
+        """Upload a file and get its id. The same file under the same name has the same id.
+
+        By `url` only where the studio's owner allows it, and only from the public internet.
+        """
+        async with uploaded(request, self._max_upload, self._fetcher) as (file, name):
             if not await run_in_threadpool(file.read, 1):
                 raise ApiError(422, "The file is empty.", "InvalidRequest")
             await run_in_threadpool(file.seek, 0)
@@ -169,24 +221,22 @@ class Routes:
         found, status = await run_in_threadpool(self._file, artifact_id)
         return ArtifactResponse(found, status)
 
-    def _submit(self, kind: str, asked: dict[str, Any]) -> Job:
+    def _submit(self, kind: str, asked: dict[str, Any], priority: int) -> Job:
         if sum(not job.state.finished for job in self._service.jobs()) >= MOST_WAITING:
             raise ApiError(429, "The queue is full. Try again later.", "TooManyRequests", {"Retry-After": "60"})
-        known = self._service.kinds().get(kind)
-        if known is None:
-            return self._service.submit(kind, asked)  # it says which kinds there are
-        request = validated(known.request, asked)
-        for field in artifact_fields(known.request):
-            given = getattr(request, field)
-            if given:
-                self._artifacts.get(given)
-        return self._service.submit(kind, request)
+        return self._service.submit(kind, asked, priority=priority)
+
+    def _restore(self, job_id: JobId) -> Job:
+        try:
+            return self._service.get(job_id)
+        except InvalidRequest:
+            return self._service.restore(job_id)
 
     async def _events(self, job_id: JobId, with_preview: bool) -> AsyncIterator[str]:
-        version, shown, spoke = -1, None, time.monotonic()
+        version, shown, told, spoke = -1, None, (), time.monotonic()
         while True:
             try:
-                job = self._service.get(job_id)
+                job = await run_in_threadpool(self._service.get, job_id)
             except InvalidRequest:
                 yield _event("deleted", {"id": job_id})
                 return
@@ -196,6 +246,9 @@ class Routes:
                     yield _event("finished", self._views.job(job))
                     return
                 facts = self._views.progress(job)
+                if job.log != told:
+                    told = job.log
+                    facts["log"] = self._views.log(job)
                 if with_preview and job.preview is not None and job.preview is not shown:
                     shown = job.preview
                     facts["preview"] = base64.b64encode(shown).decode()
@@ -205,11 +258,17 @@ class Routes:
                 yield ": still here\n\n"
             await asyncio.sleep(QUEUED_PAUSE if job.state is JobState.QUEUED else WATCH_PAUSE)
 
-    def _job(self, job_id: JobId) -> Job:
-        try:
-            return self._service.get(job_id)
-        except InvalidRequest as error:
-            raise ApiError(404, "There is no such job. GET /api/jobs lists those that are remembered.") from error
+    async def _job(self, job_id: JobId) -> Job:
+        return await self._found(self._service.get, job_id)
+
+    async def _found(self, ask: Callable[[str], Found], job_id: JobId) -> Found:
+        """What the service says about a job. It may look into its database, so it is asked in a thread."""
+        if ID.fullmatch(job_id):
+            try:
+                return await run_in_threadpool(ask, job_id)
+            except InvalidRequest as error:
+                log.debug("%s", error)
+        raise ApiError(404, "There is no such job. GET /api/jobs lists those that there are.")
 
     def _file(self, artifact_id: str) -> tuple[Artifact, os.stat_result]:
         try:
@@ -217,6 +276,14 @@ class Routes:
             return found, os.stat(found.path)
         except (InvalidRequest, FileNotFoundError) as error:
             raise ApiError(404, "There is no such file. Upload it again, or run the job again.") from error
+
+
+def checked_priority(given: Any) -> int:
+    """A priority as it was sent. Raises ApiError when it is none."""
+    # To JSON 5.0 is a whole number, too.
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or given not in PRIORITIES:
+        raise ApiError(422, f"'priority' must be a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}.", "InvalidRequest")
+    return int(given)
 
 
 class ArtifactResponse(FileResponse):
@@ -233,16 +300,6 @@ class ArtifactResponse(FileResponse):
             stat_result=status,
             content_disposition_type="inline" if in_place else "attachment",
         )
-
-
-def artifact_fields(model: type[BaseModel]) -> list[str]:
-    """The names of a request's fields that hold ids of files."""
-    properties = model.model_json_schema(by_alias=False).get("properties", {})
-    return [
-        name
-        for name, schema in properties.items()
-        if any(one.get("format") == ARTIFACT_FORMAT for one in (schema, *schema.get("anyOf", ())))
-    ]
 
 
 def _event(name: str, facts: dict[str, Any]) -> str:
@@ -269,9 +326,18 @@ async def _not_valid(_request: Request, error: Any) -> Answer:
     return ApiError(422, " ".join(sentences), "InvalidRequest").answer()
 
 
-async def _no_route(_request: Request, error: Any) -> Answer:
+async def _no_route(request: Request, error: Any) -> Answer:
+    headers = error.headers
+    if error.status_code == 405:
+        headers = {"Allow": ", ".join(sorted(_methods(request)))}
     messages = {404: "There is nothing here. /docs lists what there is.", 405: "This cannot be done here. See /docs."}
-    return ApiError(error.status_code, messages.get(error.status_code, str(error.detail)), headers=error.headers).answer()
+    return ApiError(error.status_code, messages.get(error.status_code, str(error.detail)), headers=headers).answer()
+
+
+def _methods(request: Request) -> set[str]:
+    """By which methods this path can be asked for; the library names those of the first route alone."""
+    fitting = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in fitting for method in getattr(route, "methods", None) or ()}
 
 
 async def _gone(_request: Request, _error: Any) -> Answer:

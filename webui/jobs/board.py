@@ -1,17 +1,19 @@
-"""The snapshots of all jobs of this process, and waiting for them to change. Runs nothing."""
+"""Snapshots of the jobs that this process has heard of lately, and waiting for them to change. The table (store.py) is the
+truth; what is only of the moment, a preview or the time left, is here alone.
+"""
 
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import replace
 from typing import Any
 
-from webui.errors import InvalidRequest
-from webui.jobs.types import Job, JobState
+from webui.jobs.types import Job
 
 KEPT = 200
-"""So many finished jobs are remembered; their files stay."""
+"""So many finished jobs are kept in memory."""
+
+_LIVE = ("version", "preview", "eta")
 
 
 class JobBoard:
@@ -20,65 +22,66 @@ class JobBoard:
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
         self._changed = threading.Condition()
+        self._closed = False
 
-    def add(self, job: Job) -> None:
+    def put(self, job: Job) -> Job:
+        """The job as the table has it, in place of an older snapshot. Its version is set here."""
         with self._changed:
-            self._jobs[job.id] = job
-            finished = [known.id for known in self._jobs.values() if known.state.finished]
-            for old in finished[: max(0, len(finished) - KEPT)]:
-                del self._jobs[old]
-
-    def update(self, job_id: str, *, only_from: JobState | None = None, **changes: Any) -> Job:
-        """The job with these changes, or as it is when it has finished or is in another state than `only_from`."""
-        with self._changed:
-            job = self._jobs[job_id]
-            if job.state.finished or only_from not in (None, job.state):
+            known = self._jobs.get(job.id)
+            if known is None:
+                self._jobs[job.id] = job
+                self._drop_old()
                 return job
-            job = self._jobs[job_id] = replace(job, version=job.version + 1, **changes)
+            if known.state.finished or all(getattr(known, name) == getattr(job, name) for name in _told(job)):
+                return known
+            self._jobs[job.id] = replace(job, version=known.version + 1)
             self._changed.notify_all()
-            return job
+            return self._jobs[job.id]
 
-    def get(self, job_id: str) -> Job:
-        """Raises InvalidRequest when there is no such job."""
+    def update(self, job_id: str, **changes: Any) -> None:
+        """Change a running job; news of one that is not here, or has finished, comes too late."""
         with self._changed:
-            return self._get(job_id)
+            job = self._jobs.get(job_id)
+            if job is not None and not job.state.finished:
+                self._jobs[job_id] = replace(job, version=job.version + 1, **changes)
+                self._changed.notify_all()
+
+    def find(self, job_id: str) -> Job | None:
+        with self._changed:
+            return self._jobs.get(job_id)
 
     def remove(self, job_id: str) -> None:
-        """Forget a finished job; its watchers wake up. Raises InvalidRequest for an unknown or unfinished one."""
+        """Forget a job; its watchers wake up."""
         with self._changed:
-            if not self._get(job_id).state.finished:
-                raise InvalidRequest("This job has not finished. Cancel it first.")
-            del self._jobs[job_id]
+            self._jobs.pop(job_id, None)
             self._changed.notify_all()
 
     def all(self) -> tuple[Job, ...]:
         """Oldest first."""
         with self._changed:
-            return tuple(self._jobs.values())
+            return tuple(sorted(self._jobs.values(), key=lambda job: job.created))
 
-    def watch(self, job_id: str, after_version: int, timeout: float | None) -> Job:
-        """The job once its version is above `after_version` or it has finished, or as it is after `timeout` seconds."""
+    def wait(self, job_id: str, after_version: int, timeout: float) -> None:
+        """Return once the job is above this version, has finished or is gone, or after `timeout` seconds."""
         with self._changed:
-            self._get(job_id)
-            self._changed.wait_for(lambda: self._moved_on(job_id, after_version), timeout)
-            return self._get(job_id)
+            self._changed.wait_for(lambda: self._closed or self._moved_on(job_id, after_version), timeout)
 
-    def wait(self, job_id: str, timeout: float | None) -> Job:
-        """The job once it has finished, or as it is after `timeout` seconds."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        job = self.get(job_id)
-        while not job.state.finished:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                break
-            job = self.watch(job_id, job.version, left)
-        return job
+    def close(self) -> None:
+        """Let everybody go who waits."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def _moved_on(self, job_id: str, after_version: int) -> bool:
         job = self._jobs.get(job_id)
         return job is None or job.version > after_version or job.state.finished
 
-    def _get(self, job_id: str) -> Job:
-        if job_id not in self._jobs:
-            raise InvalidRequest(f"There is no job '{job_id[:64]}' any more. Start it again.")
-        return self._jobs[job_id]
+    def _drop_old(self) -> None:
+        finished = [job.id for job in self._jobs.values() if job.state.finished]
+        for old in finished[: max(0, len(finished) - KEPT)]:
+            del self._jobs[old]
+
+
+def _told(job: Job) -> list[str]:
+    """The names of what the table tells about a job."""
+    return [name for name in vars(job) if name not in _LIVE]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,8 +14,16 @@ if TYPE_CHECKING:
     from webui.settings import Settings
 
 
+Item = TypeVar("Item")
+
+
 class JobContext(Protocol):
-    """Progress, preview, cancellation, seed and files of the running job."""
+    """Progress, preview, cancellation, seed, files and durable steps of the running job.
+
+    A job whose worker died is run again from its handler's first line, by another worker or after a restart. What it
+    must not do twice goes into a step: the result of a finished step is kept, and the step is not run again. So a handler
+    takes the same steps in the same order each time, and names whatever they leave on the disk through `file`.
+    """
 
     @property
     def settings(self) -> Settings:
@@ -52,7 +61,32 @@ class JobContext(Protocol):
 
         Write to `.path` (a `.part` file beside the final one). Leaving the block without an error renames it into place
         and sets `.artifact`; leaving with one deletes it. Raises StorageError when the folder cannot be written.
+        The first, second ... file of a job has the same id and place each time the job is run again.
         """
         ...
 
+    def step(self, name: str, function: Callable[[], Any]) -> Any:
+        """The function's result, from an earlier run of this job when that had finished it.
 
+        The result must be JSON-able (lists, not tuples); large things go into files, see `file`. An error ends the job.
+        """
+        ...
+
+    def map(self, name: str, function: Callable[[Item], Any], items: Iterable[Item]) -> list[Any]:
+        """A step per item, in order; the results. Once the job is cancelled no step is begun, so they may be fewer."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """What steps leave for each other: a folder of this job's own, deleted when the job ends. It survives a crash."""
+        ...
+
+    def file(self, name: str) -> AbstractContextManager[Path]:
+        """A new file `folder / name`. Write to the path that is given; leaving the block without an error puts the file
+        into its place whole and safe from a power cut, leaving with one deletes it.
+        """
+        ...
+
+    def log(self, line: str) -> None:
+        """A line for the curious, beside what `warn` says to everybody."""
+        ...

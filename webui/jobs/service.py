@@ -2,110 +2,308 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
+import threading
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from webui.artifacts import check_target
-from webui.errors import InvalidRequest
+from webui.artifacts import STATE, check_target
+from webui.errors import InvalidRequest, StorageError
 from webui.jobs.board import JobBoard
-from webui.jobs.runner import Runner, Task
-from webui.jobs.types import Job, JobKind, JobState
+from webui.jobs.keeping import Keeping
+from webui.jobs.pool import OwnWorker, WorkerProcesses
+from webui.jobs.store import Record, Store
+from webui.jobs.types import STOPPED, Job, JobKind, JobResult, JobState, Query, UnknownRequest, Usage
+from webui.jobs.validation import artifact_fields, validated
+from webui.jobs.worker import in_search_words
 
 if TYPE_CHECKING:
-    from webui.artifacts import Artifacts
+    from webui.artifacts import Artifact, Artifacts
     from webui.settings import Settings
 
+log = logging.getLogger(__name__)
+
 MAX_SEED = 2**32 - 1
+PRIORITIES = range(-100, 101)
+
+REFRESH = 1.0
+"""Seconds between two looks at what other programs do with the same table, while somebody asks."""
 
 
 class JobService:
-    """Takes requests, hands out snapshots. Every method may be called from any thread."""
+    """Takes requests, hands out snapshots. Every method may be called from any thread.
 
-    def __init__(self, kinds: Iterable[JobKind], artifacts: Artifacts, settings: Settings):
+    alone: run the jobs that are submitted here, and no others, on a thread of this process: the command line's way.
+           Closing cancels them. Otherwise worker processes run whatever waits, and closing leaves it to the next start.
+    """
+
+    def __init__(self, kinds: Iterable[JobKind], artifacts: Artifacts, settings: Settings, *, alone: bool = False):
         self._kinds = {kind.name: kind for kind in kinds}
         self._artifacts = artifacts
+        self._state = artifacts.root / STATE
+        self._store = Store(settings.jobs_url)
         self._board = JobBoard()
-        self._runner = Runner(self._board, artifacts, settings)
+        self._live: set[str] = set()
+        self._refreshed = 0.0
+        self._refreshing = threading.Lock()
+        self._keeping = Keeping(self._store, artifacts, settings)
+        self._place: str | None = None
+        self._own: list[str] = []
+        if alone:
+            worker = OwnWorker(list(self._kinds.values()), artifacts, settings, self._told)
+            self._pool, self._place = worker, worker.name
+        else:
+            self._pool = WorkerProcesses(list(self._kinds.values()), settings, self._told)
 
     def kinds(self) -> dict[str, JobKind]:
         return dict(self._kinds)
 
     def submit(
-        self, kind: str, request: Mapping[str, Any] | BaseModel, *, target: Path | None = None, previews: bool = True
+        self,
+        kind: str,
+        request: Mapping[str, Any] | BaseModel,
+        *,
+        target: Path | None = None,
+        previews: bool = True,
+        priority: int = 0,
     ) -> Job:
-        """Queue a job and return at once.
+        """Queue a job and return at once: from now on it survives whatever happens to this program.
 
-        request: the kind's request model, or a mapping that fits it.
-        target:  put the main file exactly there; only for the owner of this machine, never from the network.
-        Raises InvalidRequest for a request that breaks a bound, StorageError when `target` cannot be written.
+        request:  the kind's request model, or a mapping that fits it.
+        target:   put the main file exactly there; only for the owner of this machine, never from the network.
+        previews: whether anybody can see them.
+        priority: -100..100, higher goes first.
+        Raises InvalidRequest for a request that breaks a bound or names a file that is not there, StorageError when
+        `target` or the table cannot be written.
         """
         if kind not in self._kinds:
             raise InvalidRequest(f"There is no kind of job '{kind}'. There are: {', '.join(self._kinds) or 'none'}.")
         chosen = self._kinds[kind]
-        request = validated(chosen.request, request)
+        checked = validated(chosen.request, request)
+        _check_priority(priority)
         if target is not None:
             if chosen.suffix and target.suffix.lower() != chosen.suffix:
                 raise InvalidRequest(f"The result is a {chosen.suffix} file: let the name {target.name} end in that.")
             check_target(target)
-        job = Job(id=secrets.token_hex(16), kind=kind, request=request, state=JobState.QUEUED)
-        self._board.add(job)
-        self._runner.submit(Task(job, chosen, drawn_seed(request), target, previews))
+        inputs = self._inputs(checked)
+        job_id, written = secrets.token_hex(16), checked.model_dump(mode="json")
+        record = Record(
+            id=job_id,
+            kind=kind,
+            state=JobState.QUEUED,
+            request=written,
+            seed=drawn_seed(checked),
+            created=time.time(),
+            files={one.id: str(one.path) for one in inputs if not one.path.is_relative_to(self._artifacts.root)},
+            target=None if target is None else str(target),
+            previews=previews,
+            priority=priority,
+            only_for=self._place,
+            words=in_search_words(job_id, kind, chosen.title, written, [one.name for one in inputs]),
+        )
+        self._store.add(record)
+        if self._place:
+            self._own.append(job_id)
+        job = self._board.put(self._job(record))
+        self._pool.look()
         return job
 
     def get(self, job_id: str) -> Job:
-        """The job as it is. Raises InvalidRequest for an unknown id."""
-        return self._board.get(job_id)
+        """The job as it is. Raises InvalidRequest for an unknown or deleted id."""
+        self._refresh()
+        return self._board.find(job_id) or self._loaded(job_id)
 
     def jobs(self) -> tuple[Job, ...]:
-        """All that are remembered, oldest first."""
+        """The unfinished ones and those that finished lately, oldest first."""
+        self._refresh()
         return self._board.all()
+
+    def history(self, query: Query) -> tuple[list[Job], int]:
+        """All jobs that fit, newest first, from `offset` on at most `limit`; how many fit in all."""
+        records, total = self._store.history(query)
+        return [self._board.find(record.id) or self._job(record) for record in records], total
 
     def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """The job once it has finished, or as it is after `timeout` seconds."""
-        return self._board.wait(job_id, timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        job = self.get(job_id)
+        while not job.state.finished:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            job = self.watch(job_id, job.version, left)
+        return job
 
     def watch(self, job_id: str, after_version: int, timeout: float | None = None) -> Job:
-        """The job once its version is above `after_version`, or as it is after `timeout` seconds."""
-        return self._board.watch(job_id, after_version, timeout)
+        """The job once its version is above `after_version` or it has finished, or as it is after `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            job = self.get(job_id)
+            left = REFRESH if deadline is None else min(REFRESH, deadline - time.monotonic())
+            if job.version > after_version or job.state.finished or left <= 0:
+                return job
+            self._board.wait(job_id, after_version, left)
 
     def cancel(self, job_id: str) -> Job:
         """Ask a job to stop. What it has made so far is kept. A finished job stays as it is."""
-        self._board.get(job_id)
-        self._runner.cancel(job_id)
-        return self._board.get(job_id)
+        self.get(job_id)
+        record = self._store.cancel(job_id, STOPPED)
+        if record is not None and record.state.finished:
+            self._board.put(self._job(record))
+        elif record is not None:
+            self._pool.cancel(job_id)
+            self._pool.look()
+        return self.get(job_id)
+
+    def prioritise(self, job_id: str, priority: int) -> Job:
+        """Let a waiting job go before those of lower priority. Raises InvalidRequest when it does not wait any more."""
+        _check_priority(priority)
+        self.get(job_id)
+        record = self._store.prioritise(job_id, priority)
+        if record is None:
+            raise InvalidRequest("This job does not wait any more, so its place cannot be changed.")
+        return self._board.put(self._job(record))
 
     def delete(self, job_id: str) -> None:
-        """Forget a finished job and delete the files that it made. Raises InvalidRequest while it is unfinished."""
-        job = self._board.get(job_id)
+        """Hide a finished job and the files that it made; `restore` brings both back for a day.
+
+        Raises InvalidRequest while it is unfinished.
+        """
+        if not self.get(job_id).state.finished:
+            raise InvalidRequest("This job has not finished. Cancel it first.")
+        self._keeping.delete(job_id)
         self._board.remove(job_id)
-        for artifact in job.result.artifacts if job.result else ():
-            self._artifacts.remove(artifact.id)
+
+    def restore(self, job_id: str) -> Job:
+        """Undo `delete`. Raises InvalidRequest when the job is gone for good, or never was."""
+        return self._job(self._keeping.restore(job_id))
+
+    def usage(self) -> Usage:
+        return self._keeping.usage()
+
+    def sweep(self) -> None:
+        """Delete for good what nobody needs: old trash, uploads of no job, and what the retention rule names."""
+        for job_id in self._keeping.sweep():
+            self._board.remove(job_id)
+
+    def thumbnail(self, job_id: str) -> Path | None:
+        """A small JPEG of what the job made, when there is one."""
+        path = self._state / "thumbnails" / f"{self.get(job_id).id}.jpg"
+        return path if path.is_file() else None
+
+    def recall(self, path: Path) -> tuple[str, dict[str, Any]] | None:
+        """The kind and the request that a file made here carries inside; None for any other file."""
+        for kind in self._kinds.values():
+            fields = kind.recall and kind.recall(path)
+            if fields:
+                return kind.name, fields
+        return None
 
     def warm_up(self) -> None:
         """Load in the background what the first jobs will need."""
-        for kind in self._kinds.values():
-            if kind.warm_up is not None:
-                self._runner.warm_up(kind)
+        self._pool.warm_up()
 
     def close(self, timeout: float = 10.0) -> None:
-        """Cancel every unfinished job and give the running one `timeout` seconds to save what it has."""
-        self._runner.close(timeout)
+        """Stop working within `timeout` seconds."""
+        for job_id in self._own:
+            self._store.cancel(job_id, STOPPED)
+        self._pool.close(timeout)
+        for job_id in self._own:
+            with suppress(InvalidRequest):  # it was deleted meanwhile
+                self._board.put(self._loaded(job_id))
+        self._board.close()
+        self._store.close()
 
+    def _told(self, what: str, job_id: str, changes: dict[str, Any]) -> None:
+        """News of a worker, on its own thread."""
+        if what == "stopping":
+            return
+        if what == "changed" and job_id in self._live:
+            self._board.update(job_id, **changes)
+            return
+        if what == "started":
+            self._live.add(job_id)
+        else:
+            self._live.discard(job_id)
+        try:
+            record = self._store.get(job_id)
+        except StorageError as error:  # the next look at the table, which is not far, tells as much
+            log.warning("%s", error)
+            return
+        if record is not None and record.deleted is None:
+            self._board.put(self._job(record))
 
-def validated(model: type[BaseModel], request: Mapping[str, Any] | BaseModel) -> BaseModel:
-    """The request as `model`. Raises InvalidRequest with a sentence per field that is wrong."""
-    if isinstance(request, model):
-        return request
-    if isinstance(request, BaseModel):
-        request = request.model_dump()
-    try:
-        return model.model_validate(dict(request))
-    except ValidationError as error:
-        raise InvalidRequest(" ".join(_sentence(problem) for problem in error.errors())) from error
+    def _refresh(self) -> None:
+        """Bring in what other programs have done with unfinished jobs: other servers, the command line."""
+        if time.monotonic() - self._refreshed < REFRESH or not self._refreshing.acquire(blocking=False):
+            return
+        try:
+            self._refreshed = time.monotonic()
+            unfinished = {record.id: record for record in self._store.unfinished()}
+            known = {job.id for job in self._board.all() if not job.state.finished}
+            for job_id in (known | unfinished.keys()) - self._live:
+                record = unfinished.get(job_id) or self._store.get(job_id)
+                if record is not None and job_id not in self._live:
+                    self._board.put(self._job(record))
+        except StorageError as error:  # whoever watches goes on with what the workers tell
+            log.warning("%s", error)
+        finally:
+            self._refreshing.release()
+
+    def _loaded(self, job_id: str) -> Job:
+        record = self._store.get(job_id)
+        if record is None or record.deleted is not None:
+            raise InvalidRequest(f"There is no job '{job_id[:64]}' any more. Start it again.")
+        return self._job(record)
+
+    def _inputs(self, request: BaseModel) -> list[Artifact]:
+        ids = [getattr(request, name) for name in artifact_fields(type(request))]
+        return [self._artifacts.get(artifact_id) for artifact_id in ids if artifact_id]
+
+    def _job(self, record: Record) -> Job:
+        for artifact_id, path in record.files.items():
+            self._artifacts.know(artifact_id, Path(path))
+        return Job(
+            id=record.id,
+            kind=record.kind,
+            request=self._request(record),
+            state=record.state,
+            fraction=record.fraction,
+            stage=record.stage,
+            warnings=record.warnings,
+            result=record.result and JobResult(self._made(record.result["artifacts"]), record.result["data"]),
+            error=record.error,
+            error_type=record.error_type,
+            log=record.log,
+            seed=record.seed,
+            priority=record.priority,
+            created=record.created,
+            started=record.started,
+            finished=record.finished,
+        )
+
+    def _request(self, record: Record) -> BaseModel:
+        known = self._kinds.get(record.kind)
+        try:
+            return validated(known.request if known else UnknownRequest, record.request)
+        except InvalidRequest:  # made by another version, whose bounds were different
+            return UnknownRequest(**record.request)
+
+    def _made(self, ids: Iterable[str]) -> tuple[Artifact, ...]:
+        """Those of these files that are still there."""
+        found = []
+        for artifact_id in ids:
+            try:
+                found.append(self._artifacts.get(artifact_id))
+            except InvalidRequest:
+                continue
+        return tuple(found)
 
 
 def drawn_seed(request: BaseModel) -> int:
@@ -114,27 +312,6 @@ def drawn_seed(request: BaseModel) -> int:
     return secrets.randbelow(MAX_SEED + 1) if seed is None or seed < 0 else int(seed)
 
 
-def _sentence(problem: Mapping[str, Any]) -> str:
-    name = ".".join(str(part) for part in problem["loc"]) or "The request"
-    kind, given, bounds = problem["type"], problem.get("input"), problem.get("ctx", {})
-    if kind == "missing":
-        return f"'{name}' is missing."
-    if kind == "extra_forbidden":
-        return f"'{name}' is not an option here."
-    if kind in _BOUND_WORDS:
-        word, key = _BOUND_WORDS[kind]
-        return f"'{name}' must be {word} {bounds[key]:.12g}, not {repr(given)[:80]}."
-    expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    expected = next((words for start, words in _TYPE_WORDS.items() if kind.startswith(start)), expected)
-    return f"'{name}' must be {expected}, not {str(given)[:80]!r}."
-
-
-_BOUND_WORDS = {
-    "greater_than_equal": ("at least", "ge"),
-    "greater_than": ("more than", "gt"),
-    "less_than_equal": ("at most", "le"),
-    "less_than": ("less than", "lt"),
-}
-
-# Start of pydantic's kind of problem (int_parsing, int_type, int_from_float ...) -> what is asked for.
-_TYPE_WORDS = {"int_": "a whole number", "float_": "a number", "finite_number": "a number", "bool_": "true or false"}
+def _check_priority(priority: int) -> None:
+    if priority not in PRIORITIES:
+        raise InvalidRequest(f"'priority' must be a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}.")

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from pathlib import Path
 
     from webui.artifacts import Artifact
     from webui.jobs.context import JobContext
@@ -20,6 +20,11 @@ ARTIFACT_FORMAT = "artifact-id"
 
 ArtifactId = Annotated[str, Field(max_length=64, json_schema_extra={"format": ARTIFACT_FORMAT})]
 """Type of a request field that names a file. The command line takes a path there, the page an upload."""
+
+
+OUT_OF_MEMORY = "There is too little memory for this job. Close other programs, or choose a smaller size."
+UNEXPECTED = "Something went wrong inside the studio; the log has the details. Please report it if it happens again."
+STOPPED = "The job was stopped before there was anything to keep."
 
 
 class JobState(str, Enum):
@@ -59,6 +64,10 @@ class JobKind:
              returns what is finished so far, or raises Cancelled when nothing is.
     suffix:  of the main file it makes, e.g. ".mp4", or "".
     warm_up: loads what every job of this kind needs; called once, on the worker's thread, while nobody waits.
+    recall:  the request that a file was made with, as its handler wrote it into the file, or None when it holds none of
+             this kind. Fields that name files may be missing. Never raises for a strange file.
+
+    Functions are given by name: the kind travels to worker processes, so they must be importable, no lambdas.
     """
 
     name: str
@@ -67,17 +76,22 @@ class JobKind:
     handler: Callable[[JobContext, Any], JobResult]
     suffix: str = ""
     warm_up: Callable[[], None] | None = None
+    recall: Callable[[Path], dict[str, Any] | None] | None = None
 
 
 @dataclass(frozen=True)
 class Job:
     """A snapshot of a job. `version` grows with every change, so that a watcher can wait for the next one.
 
+    request:  a kind that is no longer installed leaves an UnknownRequest here, with the fields as they were.
+    priority: higher goes first; among equals the older.
+    created, started, finished: seconds since 1970; started is that of the first attempt.
     fraction: 0..1 of the work done; stage: what is being done now, in words.
     preview:  the newest preview picture as JPEG bytes, or None.
     eta:      seconds left as estimated from the pace so far, or None while unknown.
     error:    the message of the error that ended a failed job.
     error_type: its class in webui.errors, "" when it was none of them.
+    log:      the newest lines that the job wrote for the curious, oldest first.
     """
 
     id: str
@@ -93,3 +107,40 @@ class Job:
     result: JobResult | None = None
     error: str | None = None
     error_type: str = ""
+    log: tuple[str, ...] = ()
+    seed: int = 0
+    priority: int = 0
+    created: float = 0.0
+    started: float | None = None
+    finished: float | None = None
+
+
+class UnknownRequest(BaseModel):
+    """The request of a job whose kind is not installed any more: whatever fields it had."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which jobs to list, newest first.
+
+    search: words that must all occur in the job's id, kind, request, result's facts, error or file names; letters' case is
+            ignored.
+    """
+
+    search: str = ""
+    kind: str | None = None
+    state: JobState | None = None
+    limit: int = 50
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Bytes on the disk: results of jobs, uploads, what was deleted less than a day ago, and what is free."""
+
+    results: int
+    uploads: int
+    trash: int
+    free: int

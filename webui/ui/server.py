@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from webui.errors import InvalidRequest
+from webui.errors import GalateaError, InvalidRequest
 from webui.settings import DEFAULT_PORT
 
 if TYPE_CHECKING:
@@ -33,6 +33,13 @@ log = logging.getLogger(__name__)
 PORTS_TRIED = 100
 THREADS = 100
 """A visitor who watches a job holds one thread; Gradio's own default of 40 would be too few for a class."""
+
+QUEUE_PAUSE = 0.02
+"""Seconds between two looks of Gradio's queue for something to do. Its own 0.001 costs 4 % of a processor around the clock;
+this is the most that a click can be delayed."""
+
+SWEEP_PAUSE = 600.0
+"""Seconds between two rounds of deleting what is due: old trash, uploads of no job, what the retention rule names."""
 
 BEFORE_WARM_UP = 2.0
 """Seconds that the first visitor's page has the processor to itself before the models are loaded."""
@@ -64,13 +71,22 @@ def serve(service: JobService, artifacts: Artifacts, settings: Settings, plugins
                 log.info("Removed %d unfinished files of an earlier run.", removed)
             if not stop.wait(BEFORE_WARM_UP):
                 service.warm_up()
-            stop.wait()
-            log.info("Stopping.")
+            while not stop.wait(SWEEP_PAUSE):
+                sweep(service)
+            log.info("Stopping. Unfinished jobs go on at the next start.")
         finally:
-            # First the jobs, then the page: whoever watches one sees its end.
+            # First the workers, which keep what they have finished, then the page.
             service.close()
             page.close(verbose=False)
     return 0
+
+
+def sweep(service: JobService) -> None:
+    """Delete what nobody needs any more; that it fails is no reason to stop serving."""
+    try:
+        service.sweep()
+    except GalateaError as error:
+        log.warning("%s", error)
 
 
 def free_port(host: str, wanted: int) -> int:
@@ -134,6 +150,7 @@ def _launch(
     texts = Texts(settings.language)
     notices: list[shell.Notice] = []
     page = shell.build(service, artifacts, settings, plugins, texts, notices, folder)
+    rest_when_idle(page)
     # launch(), not a mounted app: only there does Gradio check which files a visitor may name.
     app, _, public = page.launch(
         server_name=host,
@@ -168,6 +185,13 @@ def _launch(
         log.warning(_no_link(texts, None))
         notices.append(_no_link)
     return page
+
+
+def rest_when_idle(page: Any) -> None:
+    """Let the queue of an idle page sleep. A Gradio without this knob keeps its own pace."""
+    for pause in ("sleep_when_free", "progress_update_sleep_when_free"):
+        if hasattr(page._queue, pause):
+            setattr(page._queue, pause, max(getattr(page._queue, pause), QUEUE_PAUSE))
 
 
 def _no_link(texts: Any, visitor: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -16,6 +16,11 @@ class Engine(Protocol):
 
     name: str
 
+    @property
+    def models(self) -> Mapping[str, str]:
+        """The weights it draws with: name, and the first 12 digits of the file's SHA-256."""
+        ...
+
     def prepare(self, portrait: Portrait) -> Any:
         """All that is computed once per portrait: the identity that the other two take."""
         ...
@@ -24,6 +29,10 @@ class Engine(Protocol):
         """Speech to coefficients, one row per frame of the video."""
         ...
 
-    def render(self, identity: Any, motion: Motion) -> Iterator[np.ndarray]:
-        """Frames one by one, (H, W, 3) uint8 RGB, of the size of the portrait's view. Memory does not grow with length."""
+    def render(self, identity: Any, motion: Motion, start: int = 0) -> Iterator[np.ndarray]:
+        """Frames from `start` on, one by one, (H, W, 3) uint8 RGB, of the size of the portrait's view.
+
+        A frame is the same to the bit wherever rendering started: a job that goes on after a crash starts in the middle,
+        with the whole motion, since an engine may look at the rows round a frame. Memory does not grow with length.
+        """
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from extensions.sadtalker.engines.geometric.eyes import Eye
 from extensions.sadtalker.engines.geometric.head import HeadPose
 from extensions.sadtalker.engines.geometric.motion import make_motion
 from extensions.sadtalker.engines.geometric.mouth import Mouth
+from extensions.sadtalker.engines.geometric.speech import WEIGHTS
 from extensions.sadtalker.types import COEFFICIENTS, Motion, MotionOptions, Portrait, Voice
 
 
@@ -30,6 +32,10 @@ class GeometricEngine:
 
     name = "builtin"
 
+    @property
+    def models(self) -> dict[str, str]:
+        return {WEIGHTS.name: sha256(WEIGHTS.read_bytes()).hexdigest()[:12]}
+
     def prepare(self, portrait: Portrait) -> Identity:
         points = portrait.landmarks
         return Identity(
@@ -45,16 +51,16 @@ class GeometricEngine:
     def motion(self, voice: Voice, identity: Identity, options: MotionOptions) -> Motion:
         return make_motion(voice, options)
 
-    def render(self, identity: Identity, motion: Motion) -> Iterator[np.ndarray]:
+    def render(self, identity: Identity, motion: Motion, start: int = 0) -> Iterator[np.ndarray]:
         face = identity.canvas.copy()
-        for row in motion.values:
+        for row in motion.values[start:]:
             yield render_frame(identity, face, dict(zip(COEFFICIENTS, map(float, row), strict=True)))
 
 
 def render_frame(identity: Identity, face: np.ndarray, c: dict[str, float]) -> np.ndarray:
     """One frame, (H, W, 3) uint8 RGB of the view's size.
 
-    face: scratch, a copy of the canvas; its mouth and eyes are redrawn.
+    face: scratch, a copy of the canvas; its mouth and eyes are redrawn whole, so nothing of the frame before is left.
     """
     identity.mouth.draw(identity.canvas, face, c)
     for eye in identity.eyes:

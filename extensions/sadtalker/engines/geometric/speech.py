@@ -30,7 +30,7 @@ _BLOCK = 2048  # rows per pass through the network
 _FLOOR = -4.0  # what silence is, after normalisation
 _SCALE = 2.5
 _PRIOR_ROWS = 100  # a clip's own colour counts as much as the prior when one second of it is loud
-_WEIGHTS = Path(__file__).with_name("speech.npz")
+WEIGHTS = Path(__file__).with_name("speech.npz")
 
 # Closing of the lips: how sure the network must be, and the shape of the movement in seconds.
 _SHUT = 0.45
@@ -80,7 +80,7 @@ def _convolve(x: np.ndarray, kernel: np.ndarray, dilation: int) -> np.ndarray:
 @lru_cache(maxsize=1)
 def load_net() -> SpeechNet:
     """The shipped weights (float16 on disk)."""
-    with np.load(_WEIGHTS, allow_pickle=False) as f:
+    with np.load(WEIGHTS, allow_pickle=False) as f:
         dilations = tuple(int(d) for d in f["dilations"])
         kernels = tuple(f[f"kernel{i}"].astype(np.float32) for i in range(len(dilations)))
         biases = tuple(f[f"bias{i}"].astype(np.float32) for i in range(len(dilations)))

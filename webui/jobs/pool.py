@@ -1,0 +1,230 @@
+"""Who runs the jobs: worker processes, one per device, that are replaced when they die; or a worker in this process.
+
+Both are told by the same four words (look, cancel, warm_up, close) and tell of their jobs by the same three (worker.Tell).
+A worker process ends by itself when its server is gone, and its job is put back.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, Protocol
+
+from webui.artifacts import Artifacts
+from webui.jobs.worker import Tell, Worker
+
+if TYPE_CHECKING:
+    from webui.jobs.types import JobKind
+    from webui.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PAUSES = (0.0, 1.0, 5.0, 15.0, 30.0)
+"""Seconds before the first, second ... restart of a worker that died soon after its start; the last one from then on."""
+
+SOON = 20.0
+UNHEARD = 15.0
+"""Seconds after which a worker whose job does not stop when it is asked to is ended by force."""
+
+
+class Pool(Protocol):
+    def look(self) -> None:
+        """There may be a job to run."""
+        ...
+
+    def cancel(self, job_id: str) -> None:
+        """The job's owner wants it stopped, says the table."""
+        ...
+
+    def warm_up(self) -> None:
+        """Load what the first jobs will need."""
+        ...
+
+    def close(self, timeout: float) -> None:
+        """Stop within `timeout` seconds."""
+        ...
+
+
+class OwnWorker:
+    """A worker on a thread of this process, which runs only what is reserved for it. Closing it cancels its job."""
+
+    def __init__(self, kinds: Sequence[JobKind], artifacts: Artifacts, settings: Settings, tell: Tell):
+        self._worker = Worker(kinds, artifacts, settings, tell, only_own=True)
+        self._worker.start()
+        self.name = self._worker.name
+        self.look, self.cancel, self.warm_up = self._worker.look, self._worker.cancel, self._worker.warm_up
+
+    def close(self, timeout: float) -> None:
+        self._worker.close(timeout)
+
+
+class WorkerProcesses:
+    """A process per device of the settings. Closing it puts the running jobs back: they go on at the next start."""
+
+    def __init__(self, kinds: Sequence[JobKind], settings: Settings, tell: Tell):
+        self._keepers = [
+            Keeper(tuple(kinds), replace(settings, device=device), tell) for device in settings.device.split(",")
+        ]
+
+    def look(self) -> None:
+        for keeper in self._keepers:
+            keeper.send("look")
+
+    def cancel(self, job_id: str) -> None:
+        for keeper in self._keepers:
+            keeper.cancel(job_id)
+
+    def warm_up(self) -> None:
+        for keeper in self._keepers:
+            keeper.warm_up()
+
+    def close(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        for keeper in self._keepers:
+            keeper.stop()
+        for keeper in self._keepers:
+            keeper.join(max(0.1, deadline - time.monotonic()))
+
+
+class Keeper:
+    """Keeps one worker process alive, and listens to it."""
+
+    def __init__(self, kinds: tuple[JobKind, ...], settings: Settings, tell: Tell):
+        self._kinds, self._settings, self._tell = kinds, settings, tell
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._warm = False
+        self._running: str | None = None
+        self._process: Any = None
+        self._pipe: Connection | None = None
+        self._thread = threading.Thread(target=self._keep, name="galatea-keeper", daemon=True)
+        self._thread.start()
+
+    def send(self, word: str, job_id: str = "") -> None:
+        with self._lock:
+            if self._pipe is not None:
+                with suppress(OSError):  # it died; its successor looks for itself
+                    self._pipe.send((word, job_id))
+
+    def warm_up(self) -> None:
+        self._warm = True
+        self.send("warm_up")
+
+    def cancel(self, job_id: str) -> None:
+        self.send("cancel", job_id)
+        if self._running == job_id:
+            self._expect_end(job_id)
+
+    def stop(self) -> None:
+        self._closing.set()
+        self.send("stop")
+
+    def join(self, timeout: float) -> None:
+        self._thread.join(timeout)
+        if self._thread.is_alive() and self._process is not None:
+            self._process.kill()
+            self._thread.join(5)
+
+    def _keep(self) -> None:
+        """Start a worker, listen until it is gone, start the next."""
+        early = 0
+        while not self._closing.wait(PAUSES[min(early, len(PAUSES) - 1)]):
+            begun = time.monotonic()
+            try:
+                process, pipe = self._start()
+            except OSError as error:  # no memory or no more processes, for now
+                log.warning("No worker could be started: %s. Trying again.", error)
+                early += 1
+                continue
+            self._listen(pipe)
+            process.join()
+            pipe.close()
+            early = early + 1 if time.monotonic() - begun < SOON else 0
+            if not self._closing.is_set():
+                log.warning("The worker for %s ended (%s); starting another.", self._settings.device, _reason(process.exitcode))
+                # What it was loading may have ended it, and would end the next one, too.
+                self._warm = self._warm and early == 0
+
+    def _start(self) -> tuple[Any, Connection]:
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(
+            target=serve, args=(there, self._kinds, self._settings, logging.getLogger().level), name="galatea-worker", daemon=True
+        )
+        process.start()
+        there.close()
+        with self._lock:
+            self._process, self._pipe = process, here
+        if self._closing.is_set():  # asked between two processes
+            self.send("stop")
+        if self._warm:
+            self.send("warm_up")
+        return process, here
+
+    def _listen(self, pipe: Connection) -> None:
+        while True:
+            try:
+                what, job_id, changes = pipe.recv()
+            except (EOFError, OSError):
+                break
+            self._running = {"started": job_id, "ended": None}.get(what, self._running)
+            if what == "stopping":
+                self._expect_end(job_id)
+            self._tell(what, job_id, changes)
+        if self._running is not None:
+            lost, self._running = self._running, None
+            self._tell("lost", lost, {})
+
+    def _expect_end(self, job_id: str) -> None:
+        timer = threading.Timer(UNHEARD, self._end_unheard, (job_id, self._process))
+        timer.daemon = True
+        timer.start()
+
+    def _end_unheard(self, job_id: str, process: Any) -> None:
+        if self._running == job_id and process is self._process:
+            log.warning("Job %s did not stop when asked; its worker is ended.", job_id)
+            process.kill()
+
+
+def serve(pipe: Connection, kinds: tuple[JobKind, ...], settings: Settings, log_level: int) -> None:
+    """The main function of a worker process."""
+    logging.basicConfig(level=log_level, format="%(levelname)s: %(message)s")
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the server's business, which says "stop"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    lock = threading.Lock()
+
+    def tell(what: str, job_id: str, changes: dict[str, Any]) -> None:
+        with lock, suppress(OSError):  # the server is gone, and the loop below ends this process
+            pipe.send((what, job_id, changes))
+
+    worker = Worker(kinds, Artifacts(settings.outputs_dir), settings, tell)
+    worker.start()
+    words = {"look": lambda _job: worker.look(), "cancel": worker.cancel, "warm_up": lambda _job: worker.warm_up()}
+    try:
+        while True:
+            word, job_id = pipe.recv()
+            if word == "stop":
+                break
+            words[word](job_id)
+    except (EOFError, OSError, SystemExit):
+        pass  # the server was killed, or this process is asked to end
+    try:
+        worker.put_back()
+    finally:
+        os._exit(0)  # the handler is in the middle of something, and has no more say
+
+
+def _reason(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        return f"{name}: killed, or out of memory" if name == "SIGKILL" else name
+    return f"exit code {exitcode}"
