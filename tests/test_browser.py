@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import time
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,8 @@ BRIGHTNESS = """async (video) => {
 }"""
 
 JOB = "sessionStorage.getItem('galatea-sadtalker-job')"
+SEED = "#field-seed input, #field-seed textarea"
+BAR = "#sadtalker-card [role=progressbar]"
 OTHER_VIDEO = """before => {
   const video = document.querySelector('#sadtalker-video video');
   return video && video.getAttribute('src') !== before;
@@ -83,6 +86,16 @@ def browser() -> Iterator[sync_api.Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def long_voice_file(voice_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The voice twice: its video takes long enough for things to happen meanwhile."""
+    path = tmp_path_factory.mktemp("voice") / "long.wav"
+    with wave.open(str(voice_file)) as sound, wave.open(str(path), "wb") as longer:
+        longer.setparams(sound.getparams())
+        longer.writeframes(sound.readframes(sound.getnframes()) * 2)
+    return path
 
 
 @pytest.fixture
@@ -122,6 +135,17 @@ def choose(page: sync_api.Page, button: str, file: Path) -> None:
     chooser.value.set_files(file)
 
 
+def open_history(page: sync_api.Page, **job: str) -> None:
+    """The History tab, searched for some words."""
+    page.get_by_role("tab", name=re.compile("History|历史")).click()
+    page.wait_for_selector("#history-usage .usage")
+    page.fill("#history-search input, #history-search textarea", job.get("search", ""))
+
+
+def percent(page: sync_api.Page) -> int:
+    return int(page.get_attribute(BAR, "aria-valuenow") or 0)
+
+
 def video_facts(page: sync_api.Page) -> dict:
     video = page.wait_for_selector("#sadtalker-video video", timeout=120_000)
     page.wait_for_function("document.querySelector('#sadtalker-video video').readyState >= 2", timeout=20_000)
@@ -134,8 +158,6 @@ def sentence(page: sync_api.Page, text: str) -> None:
 
 
 def test_photo_and_voice_become_a_video_that_plays(page: sync_api.Page, portrait_file: Path, voice_file: Path):
-    import wave
-
     with wave.open(str(voice_file)) as sound:
         seconds = sound.getnframes() / sound.getframerate()
     drop(page, portrait_file, voice_file)
@@ -163,7 +185,7 @@ def test_cancel_stops_within_a_second_and_leaves_a_video_that_plays(
     drop(page, portrait_file, voice_file)
     page.click("#sadtalker-advanced button")
     page.fill("#field-fps input[type=number]", "60")
-    assert page.input_value("#field-seed input, #field-seed textarea") == "", "empty draws a seed, and stays empty"
+    assert page.input_value(SEED) == "", "empty draws a seed, and stays empty"
     page.click("#sadtalker-generate")
     page.wait_for_selector(".job-preview img", timeout=60_000)
     begun = time.monotonic()
@@ -173,6 +195,113 @@ def test_cancel_stops_within_a_second_and_leaves_a_video_that_plays(
     facts = video_facts(page)
     assert facts["duration"] > 0 and min(facts["means"]) > 20
     sentence(page, "Stopped. The video ends where the work ended.")
+
+
+def test_a_reloaded_page_goes_on_with_its_job_and_can_cancel_it(
+    page: sync_api.Page, portrait_file: Path, long_voice_file: Path
+):
+    drop(page, portrait_file, long_voice_file)
+    page.click("#sadtalker-generate")
+    page.wait_for_selector("#sadtalker-card .job-preview img", timeout=60_000)
+    job, before = page.evaluate(JOB), percent(page)
+    page.reload()
+    page.wait_for_selector("#sadtalker-card .job-preview img", timeout=20_000)
+    assert page.evaluate(JOB) == job and percent(page) >= before > 0
+    page.click("#sadtalker-cancel")
+    page.wait_for_selector("#sadtalker-card .job-cancelled", timeout=20_000)
+    assert 0 < video_facts(page)["duration"] < 13, "what was finished is kept"
+
+
+def test_a_job_survives_a_restart_of_the_server(
+    browser: sync_api.Browser, portrait_file: Path, voice_file: Path, tmp_path: Path
+):
+    port = free_port()
+    command = [sys.executable, "app.py", "--port", str(port), "--outputs-dir", str(tmp_path / "outputs")]
+    context = browser.new_context(locale="en-US")
+    page = context.new_page()
+    with serving(command, port, tmp_path / "temp") as server:
+        page.goto(server.url)
+        page.wait_for_selector("#sadtalker-card .hint")
+        drop(page, portrait_file, voice_file)
+        page.click("#sadtalker-generate")
+        page.wait_for_function(f"Number(document.querySelector('{BAR}')?.ariaValueNow) >= 20", timeout=60_000)
+        job = page.evaluate(JOB)
+        page.evaluate("window.before = true")
+    with serving(command, port, tmp_path / "temp"):
+        page.wait_for_function("!window.before", timeout=30_000)  # the page loads itself anew
+        assert page.evaluate(JOB) == job
+        page.wait_for_selector(f"{BAR}, #sadtalker-video video", timeout=30_000)
+        assert video_facts(page)["duration"] == pytest.approx(6.6, abs=0.1)
+    context.close()
+    assert len(list(tmp_path.glob("outputs/talk/*.mp4"))) == 1
+
+
+def test_the_history_gives_settings_back(page: sync_api.Page, phone: sync_api.Page, portrait_file: Path, voice_file: Path):
+    """Found by its seed, its settings used again by another visitor, deleted, brought back; nothing runs meanwhile."""
+    drop(page, portrait_file, voice_file)
+    page.get_by_role("radio", name=re.compile("full")).first.check()
+    page.click("#sadtalker-advanced button")
+    page.fill(SEED, "424242")
+    page.click("#sadtalker-generate")
+    video_facts(page)
+    open_history(phone, search="424242")
+    phone.wait_for_function("document.querySelectorAll('.tile').length == 1")
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 375, "nothing sticks out sideways"
+    assert "已完成" in phone.inner_text(".tile")
+    phone.focus(".tile")
+    phone.keyboard.press("Enter")
+    phone.wait_for_selector("#history-video video", timeout=20_000)
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 375
+    phone.click("#history-again")
+    phone.wait_for_selector("#sadtalker-portrait img", timeout=20_000)
+    form_is_filled(phone)
+
+    open_history(page, search="424242")
+    page.wait_for_function("document.querySelectorAll('.tile').length == 1")
+    page.click(".tile")
+    page.click("#history-delete")
+    page.wait_for_selector("#history-undo", state="visible")
+    page.wait_for_selector(".tile", state="detached")
+    page.click("#history-undo")
+    page.wait_for_selector(".tile")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(2500)
+    assert asked == [], "a page on which nothing moves asks for nothing"
+
+
+def test_a_video_that_is_dropped_restores_its_settings(
+    page: sync_api.Page, outputs: Path, portrait_file: Path, voice_file: Path, tmp_path: Path
+):
+    drop(page, portrait_file, voice_file)
+    page.get_by_role("radio", name=re.compile("full")).first.check()
+    page.click("#sadtalker-advanced button")
+    page.fill(SEED, "424242")
+    page.click("#sadtalker-generate")
+    video_facts(page)
+    film = max(outputs.glob("talk/*.mp4"), key=lambda path: path.stat().st_mtime)
+    page.reload()
+    page.wait_for_selector("#sadtalker-video video", timeout=60_000)
+    page.set_input_files("#sadtalker .drop-zone input[type=file]", film)
+    page.wait_for_selector("#sadtalker-portrait img", timeout=20_000)
+    form_is_filled(page)
+    page.reload()
+    page.wait_for_selector("#sadtalker-video video", timeout=60_000)
+    renamed = shutil.copy(film, tmp_path / "a film.mp4")
+    open_history(page)
+    page.set_input_files("#history .drop-zone input[type=file]", renamed)
+    sentence(page, "Could not be filled in again: Portrait, Voice.")
+    page.wait_for_selector(SEED)
+    assert page.input_value(SEED) == "424242"
+    page.set_input_files("#sadtalker .drop-zone input[type=file]", voice_file)
+    sentence(page, "carries no settings")
+
+
+def form_is_filled(page: sync_api.Page) -> None:
+    page.wait_for_selector("#sadtalker-voice #waveform", timeout=20_000)
+    page.wait_for_selector(SEED, timeout=20_000)
+    assert page.get_by_role("radio", name=re.compile("full")).first.is_checked()
+    assert page.input_value(SEED) == "424242"
 
 
 def test_a_second_job_is_refused_while_one_runs(page: sync_api.Page, portrait_file: Path, voice_file: Path):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 
 from extensions.sadtalker.engines.choice import choose
 from extensions.sadtalker.jobs import TalkingHeadRequest
-from extensions.sadtalker.tab import FRAMINGS, SENTENCES, told
+from extensions.sadtalker.tab import FRAMINGS, SENTENCES, build, told
 from tests.fakes import COUNT
 from tests.servers import PROJECT
 from webui.artifacts import Artifacts
@@ -30,7 +33,7 @@ def studio(tmp_path: Path) -> Iterator[TabStudio]:
     artifacts, settings, texts = Artifacts(tmp_path / "outputs"), Settings(outputs_dir=tmp_path / "outputs"), Texts(None)
     texts.add("sadtalker", PROJECT / "extensions" / "sadtalker" / "locales")
     (tmp_path / "handed").mkdir()
-    service = JobService([COUNT], artifacts, settings)
+    service = JobService([COUNT], artifacts, settings, alone=True)
     yield TabStudio(service, artifacts, settings, None, texts, "sadtalker", tmp_path / "handed")
     service.close()
 
@@ -72,7 +75,8 @@ def test_what_a_job_says_is_put_in_the_pages_words(studio: TabStudio, tmp_path: 
 
 
 def test_the_stages_of_the_pipeline_are_the_ones_that_the_page_knows():
-    source = (PROJECT / "extensions" / "sadtalker" / "pipeline.py").read_text(encoding="utf-8")
+    modules = ("pipeline.py", "segments.py")
+    source = "".join((PROJECT / "extensions" / "sadtalker" / name).read_text(encoding="utf-8") for name in modules)
     for key in ("told_voice", "told_face", "told_motion", "told_silent"):
         assert '"' + SENTENCES[key].replace("\\", "") + '"' in source, key
     assert 'f"rendering frame {done} of {total}"' in source
@@ -93,3 +97,43 @@ def test_a_file_is_handed_out_once_however_often_it_is_seen(studio: TabStudio, t
     assert len(list(studio.handed.rglob("*.txt"))) == 1
     first.unlink()
     assert studio.hand_out(artifact).read_text() == "hello", "also after the system cleared it away"
+
+
+def filled(studio: TabStudio, request: TalkingHeadRequest, *without: str) -> dict[str, Any]:
+    """What the form shows of a request, by the widgets' ids; `without` some of its fields."""
+    with gr.Blocks(analytics_enabled=False) as page:
+        build(replace(studio, page=page))
+    form = studio.forms.offered["talk"]
+    updates = form.fill({name: value for name, value in request.model_dump().items() if name not in without})
+    assert set(updates) == set(form.outputs)
+    return {widget.elem_id: value for widget, value in updates.items()}
+
+
+@pytest.fixture
+def request_made(studio: TabStudio, portrait_file: Path, voice_file: Path) -> TalkingHeadRequest:
+    portrait, voice = (studio.artifacts.upload(file).id for file in (portrait_file, voice_file))
+    return TalkingHeadRequest(portrait=portrait, voice=voice, preprocess="full", blink=False, seed=7)
+
+
+def test_a_request_fills_the_whole_form(studio: TabStudio, request_made: TalkingHeadRequest):
+    form = filled(studio, request_made)
+    assert form["field-preprocess"] == "full" and form["field-seed"] == 7 and form["field-blink"] is False
+    assert form["field-face"] == "", "an empty box, not the word None"
+    assert Path(form["sadtalker-portrait"]).stem == request_made.portrait, "a stand-in that is known again by its name"
+    assert Path(form["sadtalker-voice"]).stem == request_made.voice
+
+
+def test_files_that_are_gone_leave_their_places_empty(studio: TabStudio, request_made: TalkingHeadRequest):
+    form = filled(studio, request_made, "portrait", "voice")
+    assert form["sadtalker-portrait"] is None and form["sadtalker-voice"] is None and form["field-seed"] == 7
+
+
+def test_a_portrait_that_no_picture_is_in_is_left_out_with_its_reason(
+    studio: TabStudio, request_made: TalkingHeadRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    said: list[str] = []
+    monkeypatch.setattr(gr, "Warning", said.append)
+    (tmp_path / "letter.png").write_text("Dear picture,")
+    letter = studio.artifacts.upload(tmp_path / "letter.png").id
+    form = filled(studio, request_made.model_copy(update={"portrait": letter}))
+    assert form["sadtalker-portrait"] is None and form["sadtalker-voice"] and "letter" in said[0]

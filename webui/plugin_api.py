@@ -12,7 +12,7 @@ An extension is a folder under extensions/ with a plugin.toml:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -77,6 +77,10 @@ class Studio(Protocol):
         """Snapshots of a job as it moves on, a few a second, until it has finished."""
         ...
 
+    def rejoin(self, event: Any) -> None:
+        """Load the page anew once the server is back, when its end cut off this event's function (one that follows a job)."""
+        ...
+
     def card(self, job: Job, visitor: Any = None) -> str:
         """HTML with preview, progress bar and time left."""
         ...
@@ -91,6 +95,29 @@ class Studio(Protocol):
 
     def scratch(self, name: str) -> Path:
         """Where to write a file for this page's visitor that need not outlive the server."""
+        ...
+
+    def offer_form(
+        self,
+        kind: str,
+        outputs: Sequence[Any],
+        fill: Callable[[dict[str, Any]], Mapping[Any, Any]],
+        *,
+        title: str,
+        told: Callable[[str, Any], str] | None = None,
+    ) -> None:
+        """Let jobs of this kind, and files made by them, fill this tab's form again ("use these settings again").
+
+        outputs: the widgets that may be filled in.
+        fill:    an update per widget for a request's fields. Every field is there and in its bounds, but for those that
+                 the visitor must choose anew, such as a file that is gone; the visitor is told which.
+        title:   key of what the page calls this kind; the names of its fields are the labels "field_<name>".
+        told:    what a job says (stages, warnings, errors), put in the page's words for a visitor.
+        """
+        ...
+
+    def drop_zone(self) -> Any:
+        """A place, built here, to drop a file that was made here: its settings fill the form of the tab for its kind."""
         ...
 
     def guard(self, visitor: Any = None) -> AbstractContextManager[None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import pickle
 import re
 import sys
 from collections.abc import Sequence
@@ -146,6 +147,12 @@ def _checked_kinds(kinds: Any, taken: Sequence[JobKind]) -> tuple[JobKind, ...]:
             raise PluginError(f"'{kind.name}' cannot be the name of a kind of job.")
         if kind.name in names:
             raise PluginError(f"Another kind of job is called '{kind.name}' already.")
+        try:
+            pickle.dumps(kind)
+        except Exception as error:  # pickle raises whatever it meets
+            raise PluginError(
+                f"The kind of job '{kind.name}' cannot go to a worker process ({error}). Its functions must be a module's own."
+            ) from error
         names.append(kind.name)
     return tuple(kinds)
 

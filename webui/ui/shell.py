@@ -1,8 +1,9 @@
-"""The page around the tabs: header, notices, a tab per extension, the System tab. Knows no extension by name."""
+"""The page around the tabs: header, notices, a tab per extension, History, System. Knows no extension by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,8 @@ import gradio as gr
 from gradio.themes import Base, Soft
 
 from webui.plugin_loader import imported
-from webui.ui import system
+from webui.ui import history, system
+from webui.ui.forms import Forms
 from webui.ui.studio import TabStudio
 from webui.ui.texts import STUDIO, Texts
 
@@ -44,13 +46,16 @@ def build(
     with gr.Blocks(title="Galatea", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR), fill_width=True) as page:
         _header(texts, page)
         _notices(settings, plugins, texts, notices, page)
-        with gr.Tabs(elem_id="tabs"):
+        studio, others = TabStudio(service, artifacts, settings, page, texts, STUDIO, handed, Forms()), []
+        with gr.Tabs(elem_id="tabs") as tabs:
             for plugin in plugins.loaded:
                 if plugin.manifest.tab:
-                    studio = TabStudio(service, artifacts, settings, page, texts, plugin.manifest.id, handed)
-                    _tab(plugin, plugins, studio)
-            with gr.Tab(texts.text(STUDIO, "system"), id="system", elem_id="tab-system"):
+                    others.append(_tab(plugin, plugins, replace(studio, owner=plugin.manifest.id)))
+            past = gr.Tab(texts.text(STUDIO, "history"), id=history.TAB, elem_id="tab-history")
+            with gr.Tab(texts.text(STUDIO, "system"), id="system", elem_id="tab-system") as about:
                 system.build(settings, plugins, texts, page)
+            with past:
+                history.build(studio, tabs, past, [*others, about])
     return page
 
 
@@ -119,7 +124,7 @@ def _notices(settings: Settings, plugins: Plugins, texts: Texts, notices: list[N
     page.load(collect, outputs=box, api_visibility="private", show_progress="hidden", queue=False)
 
 
-def _tab(plugin: Plugin, plugins: Plugins, studio: TabStudio) -> None:
+def _tab(plugin: Plugin, plugins: Plugins, studio: TabStudio) -> gr.Tab:
     manifest = plugin.manifest
     studio.texts.add(manifest.id, plugin.folder / "locales")
     tab = gr.Tab(manifest.title, id=manifest.id, elem_id=f"tab-{manifest.id}")
@@ -129,4 +134,6 @@ def _tab(plugin: Plugin, plugins: Plugins, studio: TabStudio) -> None:
             build_tab(studio)
     except Exception as error:  # an extension is foreign code: whatever it raises is its own failure
         plugins.report(manifest.id, error)
+        studio.forms.withdraw(manifest.id)
         tab.visible = False
+    return tab

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import gradio as gr
 from webui.artifacts import Artifact, Artifacts, link_or_copy, readable_name
 from webui.errors import GalateaError
 from webui.ui import fields, watch
+from webui.ui.forms import Form, Forms
 from webui.ui.texts import STUDIO, Texts
 
 if TYPE_CHECKING:
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DROP_HEIGHT = 88
+REJOIN = """async () => {
+  const known = window.gradio_config.app_id;
+  for (let calm = 0; calm < 4; await new Promise((done) => setTimeout(done, 2000))) {
+    try {
+      const now = (await (await fetch('gradio_api/app_id')).json()).app_id;
+      if (now !== known) return location.reload();
+      calm += 1;
+    } catch { calm = 0; }
+  }
+}"""
+"""Run in the browser when an event fails. A server that is only stopping still answers for a while, so it is asked again;
+one that answers as the same each time has not stopped: the event failed by itself."""
+
 CARD_WORDS = ("queued", "running", "done", "failed", "cancelled", "left", "preview")
 
 
@@ -35,6 +50,7 @@ class TabStudio:
 
     owner:  whose locales `text` and `say` look in.
     handed: the folder whose files visitors can fetch.
+    forms:  what the tabs offer to be filled in again.
     paths:  what was handed out already, by artifact and name: a reload of the page makes no new copy.
     """
 
@@ -45,6 +61,7 @@ class TabStudio:
     texts: Texts
     owner: str
     handed: Path
+    forms: Forms = field(default_factory=Forms)
     paths: dict[tuple[str, str], Path] = field(default_factory=dict)
 
     def text(self, key: str) -> Any:
@@ -58,6 +75,9 @@ class TabStudio:
 
     def follow(self, job_id: str) -> Iterator[Job]:
         return watch.follow(self.service, job_id)
+
+    def rejoin(self, event: Any) -> None:
+        event.failure(None, js=REJOIN, api_visibility="private", show_progress="hidden")
 
     def card(self, job: Job, visitor: gr.Request | None = None) -> str:
         language = self.texts.table(STUDIO, visitor)
@@ -80,6 +100,23 @@ class TabStudio:
         path = self.handed / secrets.token_hex(16) / readable_name(name)
         path.parent.mkdir()
         return path
+
+    def offer_form(
+        self,
+        kind: str,
+        outputs: Sequence[Any],
+        fill: Callable[[dict[str, Any]], Mapping[Any, Any]],
+        *,
+        title: str,
+        told: Callable[[str, Any], str] | None = None,
+    ) -> None:
+        self.forms.offered[kind] = Form(kind, self.owner, tuple(outputs), fill, title, told)
+
+    def drop_zone(self) -> gr.File:
+        label = self.texts.text(STUDIO, "drop_zone")
+        zone = gr.File(label=label, type="filepath", height=DROP_HEIGHT, elem_classes="drop-zone")
+        self.forms.zones.append(zone)
+        return zone
 
     @contextmanager
     def guard(self, visitor: gr.Request | None = None) -> Iterator[None]:

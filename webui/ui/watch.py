@@ -34,7 +34,7 @@ def card(job: Job, words: Mapping[str, str]) -> str:
     """HTML of a job. words: the strings `queued`, `running`, `done`, `failed`, `cancelled`, `left`, `preview`."""
     if job.state is JobState.DONE:
         return f'<p class="job-line" role="status">{escape(words["done"])}</p>'
-    parts = [f'<div class="job-card job-{job.state.value}">', _preview(job, words), _bar(job, words)]
+    parts = [f'<div class="job-card job-{job.state.value}">', _preview(job, words), bar(job, words)]
     if job.error and job.state is JobState.FAILED:
         parts.append(f'<p class="job-error" role="alert">{escape(job.error)}</p>')
     return "".join([*parts, "</div>"])
@@ -48,17 +48,11 @@ def facts(rows: Mapping[str, object], warnings: tuple[str, ...]) -> str:
     return f'<table class="facts"><tbody>{body}</tbody></table>' + (f'<ul class="notes">{notes}</ul>' if notes else "")
 
 
-def _preview(job: Job, words: Mapping[str, str]) -> str:
-    if job.preview is None:
-        return "" if job.state.finished else '<div class="job-preview job-waiting"></div>'
-    data = base64.b64encode(job.preview).decode()
-    return f'<div class="job-preview"><img alt="{escape(words["preview"])}" src="data:image/jpeg;base64,{data}"></div>'
-
-
-def _bar(job: Job, words: Mapping[str, str]) -> str:
+def bar(job: Job, words: Mapping[str, str]) -> str:
+    """HTML of how far a job is, in a bar and in words."""
     percent = round(job.fraction * 100)
     what = job.stage if job.state is JobState.RUNNING and job.stage else words[job.state.value]
-    left = words["left"].format(seconds=_duration(job.eta)) if job.eta is not None else ""
+    left = words["left"].format(seconds=duration(job.eta)) if job.eta is not None else ""
     return (
         f'<div class="job-bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}" '
         f'aria-label="{escape(what)}"><div style="width:{percent}%"></div></div>'
@@ -66,6 +60,19 @@ def _bar(job: Job, words: Mapping[str, str]) -> str:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"
+
+
+def moment(seconds: float) -> str:
+    """Date and time where the server is, as everybody reads them."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _preview(job: Job, words: Mapping[str, str]) -> str:
+    if job.preview is None:
+        return "" if job.state.finished else '<div class="job-preview job-waiting"></div>'
+    data = base64.b64encode(job.preview).decode()
+    return f'<div class="job-preview"><img alt="{escape(words["preview"])}" src="data:image/jpeg;base64,{data}"></div>'

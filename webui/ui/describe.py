@@ -1,0 +1,120 @@
+"""A job in a visitor's words: what to call it, what it says, what it was asked for and made with. Makes no HTML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from webui.errors import InvalidRequest
+from webui.jobs.validation import artifact_fields
+from webui.ui.texts import STUDIO
+from webui.ui.watch import duration, moment
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from webui.artifacts import Artifact
+    from webui.jobs.types import Job
+    from webui.ui.studio import TabStudio
+
+_RESULT_NAME = re.compile(r"\d{8}-\d{6}-(.+)-[0-9a-f]{16}\.\w+")
+_SAID_ELSEWHERE = ("seed", "warnings")
+
+
+class Describer:
+    """Finds a visitor's words for jobs of any kind: those of the tab that offers its form, plain ones where none does.
+
+    words: the studio's own strings in the visitor's language.
+    """
+
+    def __init__(self, studio: TabStudio, visitor: gr.Request | None):
+        self._studio = studio
+        self._visitor = visitor
+        self._forms = studio.forms.offered
+        self.words = studio.texts.table(STUDIO, visitor)
+
+    def title(self, kind: str) -> str:
+        """Of a kind of job."""
+        known = self._studio.service.kinds().get(kind)
+        plain = known.title if known else kind
+        return self._labels(kind)[self._forms[kind].title] if kind in self._forms else plain
+
+    def field(self, kind: str, name: str) -> str:
+        """Label of a field of a request."""
+        return self._labels(kind).get(f"field_{name}", name)
+
+    def name(self, job: Job) -> str:
+        """Its file's name without date and id; before there is one, what it works on."""
+        for artifact in job.result.artifacts if job.result else ():
+            found = _RESULT_NAME.fullmatch(artifact.name)
+            return found.group(1) if found else artifact.name
+        for artifact in self._files(job):
+            return Path(artifact.name).stem
+        return self.title(job.kind)
+
+    def told(self, job: Job) -> Job:
+        """The job with all that it says put in the page's words."""
+        warnings = tuple(self._told(job.kind, warning) for warning in job.warnings)
+        error = job.error and self._told(job.kind, job.error)
+        return replace(job, stage=self._told(job.kind, job.stage), warnings=warnings, error=error)
+
+    def asked(self, job: Job) -> dict[str, str]:
+        """The whole request, field by field."""
+        names = {artifact.id: artifact.name for artifact in self._files(job)}
+        files = self._file_fields(job)
+        shown = {}
+        for name, value in job.request.model_dump().items():
+            text = names.get(value, self.words["history_gone"]) if name in files and value else self._plain(value)
+            shown[self.field(job.kind, name)] = text
+        return shown
+
+    def made(self, job: Job) -> dict[str, str]:
+        """Seed, times, and what the handler says about how it was made: engine, models and their hashes, and so on."""
+        words = self.words
+        facts = {words["history_seed"]: str(job.seed), words["history_asked"]: moment(job.created)}
+        if job.started and job.finished:
+            facts[words["history_took"]] = duration(job.finished - job.started)
+        data = job.result.data if job.result else {}
+        for key, value in data.items():
+            if key not in _SAID_ELSEWHERE:
+                facts[self._fact(job.kind, key)] = self._told(job.kind, value) if isinstance(value, str) else self._plain(value)
+        return facts
+
+    def _fact(self, kind: str, key: str) -> str:
+        labels = self._labels(kind)
+        own = labels.get(f"used_{key}") or labels.get(f"field_{key}")
+        return own or self.words.get(key) or key.replace("_", " ")
+
+    def _labels(self, kind: str) -> Mapping[str, str]:
+        return self._studio.texts.table(self._forms[kind].owner, self._visitor) if kind in self._forms else {}
+
+    def _told(self, kind: str, sentence: str) -> str:
+        form = self._forms.get(kind)
+        return form.told(sentence, self._visitor) if form and form.told else sentence
+
+    def _file_fields(self, job: Job) -> Collection[str]:
+        known = self._studio.service.kinds().get(job.kind)
+        return artifact_fields(known.request) if known else ()
+
+    def _files(self, job: Job) -> Iterator[Artifact]:
+        """The files that it was given, those that are still here."""
+        for name in self._file_fields(job):
+            try:
+                yield self._studio.artifacts.get(getattr(job.request, name, None) or "")
+            except InvalidRequest:
+                continue
+
+    def _plain(self, value: Any) -> str:
+        """Any JSON value in a line."""
+        if value is None:
+            return "–"
+        if isinstance(value, bool):
+            return self.words["yes"] if value else self.words["no"]
+        if isinstance(value, Mapping):
+            return ", ".join(f"{str(key).replace('_', ' ')} {self._plain(inner)}" for key, inner in value.items())
+        if isinstance(value, (list, tuple)):
+            return " × ".join(map(self._plain, value))
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
