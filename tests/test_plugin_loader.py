@@ -98,7 +98,7 @@ def test_id_and_api_version_are_checked(folder: Path, name: str, text: str, expe
         ("KINDS = ('talk',)", "not a sequence of JobKind"),
         (JOBS_MODULE % "Bad Name", "cannot be the name"),
         (JOBS_MODULE % "serve", "cannot be the name"),
-        ((JOBS_MODULE % "hum").replace("Request, handler", "Request, lambda ctx, request: None"), "cannot go to a worker process"),
+        ((JOBS_MODULE % "hum").replace("Request, handler", "Request, lambda ctx, request: None"), "cannot go to a worker"),
     ],
 )
 def test_broken_jobs_are_reported_and_logged(

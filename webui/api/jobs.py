@@ -234,7 +234,7 @@ class Routes:
 
     async def _events(self, job_id: JobId, with_preview: bool) -> AsyncIterator[str]:
         version, shown, told, spoke = -1, None, (), time.monotonic()
-        while True:
+        while not self._service.closed:
             try:
                 job = await run_in_threadpool(self._service.get, job_id)
             except InvalidRequest:

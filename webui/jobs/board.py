@@ -22,7 +22,7 @@ class JobBoard:
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
         self._changed = threading.Condition()
-        self._closed = False
+        self.closed = False
 
     def put(self, job: Job) -> Job:
         """The job as the table has it, in place of an older snapshot. Its version is set here."""
@@ -64,12 +64,12 @@ class JobBoard:
     def wait(self, job_id: str, after_version: int, timeout: float) -> None:
         """Return once the job is above this version, has finished or is gone, or after `timeout` seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._moved_on(job_id, after_version), timeout)
+            self._changed.wait_for(lambda: self.closed or self._moved_on(job_id, after_version), timeout)
 
     def close(self) -> None:
         """Let everybody go who waits."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()
 
     def _moved_on(self, job_id: str, after_version: int) -> bool:

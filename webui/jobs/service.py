@@ -129,11 +129,16 @@ class JobService:
         records, total = self._store.history(query)
         return [self._board.find(record.id) or self._job(record) for record in records], total
 
+    @property
+    def closed(self) -> bool:
+        """True once the studio stops: no more news will come, whatever becomes of the unfinished jobs."""
+        return self._board.closed
+
     def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """The job once it has finished, or as it is after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         job = self.get(job_id)
-        while not job.state.finished:
+        while not job.state.finished and not self.closed:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 break
@@ -146,7 +151,7 @@ class JobService:
         while True:
             job = self.get(job_id)
             left = REFRESH if deadline is None else min(REFRESH, deadline - time.monotonic())
-            if job.version > after_version or job.state.finished or left <= 0:
+            if job.version > after_version or job.state.finished or left <= 0 or self.closed:
                 return job
             self._board.wait(job_id, after_version, left)
 

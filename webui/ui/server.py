@@ -77,8 +77,15 @@ def serve(service: JobService, artifacts: Artifacts, settings: Settings, plugins
         finally:
             # First the workers, which keep what they have finished, then the page.
             service.close()
-            page.close(verbose=False)
+            close_page(page)
     return 0
+
+
+def close_page(page: Any) -> None:
+    """Close without waiting for open pages: each has a stream that never ends by itself, and its end is no error to tell."""
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    page.server.force_exit = True
+    page.close(verbose=False)
 
 
 def sweep(service: JobService) -> None:

@@ -21,10 +21,10 @@ HEARTBEAT = 5.0
 
 
 def follow(service: JobService, job_id: str) -> Iterator[Job]:
-    """Snapshots of a job until it has finished; the last one is the finished job."""
+    """Snapshots of a job until it has finished, and then the last one is the finished job, or until the studio stops."""
     job = service.get(job_id)
     yield job
-    while not job.state.finished:
+    while not job.state.finished and not service.closed:
         time.sleep(PAUSE)
         job = service.watch(job_id, job.version, HEARTBEAT)
         yield job
