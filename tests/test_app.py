@@ -61,10 +61,17 @@ def test_a_taken_port_is_said_and_the_next_one_taken(extensions: Path, tmp_path:
             assert f"{port + 1}" in server.log
 
 
+CLOSE_ALOUD = """
+from webui.jobs.service import JobService
+close = JobService.close
+JobService.close = lambda *arguments: (print("CLOSED", flush=True), close(*arguments))
+"""
+
+
 def test_the_jobs_are_closed_once(extensions: Path, tmp_path: Path):
     port = free_port()
     command = start_program(extensions, "--port", str(port))
-    command[2] = "from webui.jobs.runner import Runner\nRunner.close = lambda *_: print('CLOSED', flush=True)\n" + command[2]
+    command[2] = CLOSE_ALOUD + command[2]
     with serving(command, port, tmp_path / "temp") as server:
         assert server.get("/")[0] == 200
     assert server.log.count("CLOSED") == 1

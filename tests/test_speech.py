@@ -186,4 +186,4 @@ def test_no_frames_and_one_frame():
 
 
 def test_the_weights_are_small():
-    assert speech._WEIGHTS.stat().st_size <= 400_000
+    assert speech.WEIGHTS.stat().st_size <= 400_000

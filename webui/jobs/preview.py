@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 LONGEST_SIDE = 384
 """Pixels of a preview's longer side."""
 
-PER_SECOND = 8.0
+PER_SECOND = 5.0
 JPEG_QUALITY = 80
 
 

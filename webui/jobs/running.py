@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LOG_LINES = 50
 """So many of a job's newest lines are kept."""
 
-PROGRESS_PER_SECOND = 20.0
+PROGRESS_PER_SECOND = 10.0
 
 
 @dataclass
@@ -65,6 +65,7 @@ class RunningContext:
     ):
         self._run, self._artifacts, self._settings = run, artifacts, settings
         self._folder, self._thumbnail = folder, thumbnail
+        self._has_thumbnail = thumbnail.exists()
         self._tell, self._save = tell, save
         self._previews, self._moves = Throttle(), Throttle(PROGRESS_PER_SECOND)
         self._pace = Pace()
@@ -91,21 +92,21 @@ class RunningContext:
 
     def progress(self, fraction: float, stage: str) -> None:
         fraction = min(max(fraction, 0.0), 1.0)
-        eta = self._pace.seconds_left(fraction, stage)
         self._run.news |= {"fraction": fraction, "stage": stage}
         words = in_words(stage)
         if self._moves.ready() or words != self._stage:
             self._stage = words
-            self._tell({"fraction": fraction, "stage": stage, "eta": eta})
+            self._tell({"fraction": fraction, "stage": stage, "eta": self._pace.seconds_left(fraction, stage)})
 
     def preview(self, image: np.ndarray) -> None:
         shown = self._run.record.previews and self._previews.ready()
-        if not shown and self._thumbnail.exists():
+        if not shown and self._has_thumbnail:
             return
         picture = small_jpeg(image)
-        if not self._thumbnail.exists():
+        if not self._has_thumbnail:
             self._thumbnail.parent.mkdir(parents=True, exist_ok=True)
             self._thumbnail.write_bytes(picture)
+            self._has_thumbnail = True
         if shown:
             self._tell({"preview": picture})
 

@@ -260,7 +260,6 @@ class Store:
         with self._read() as connection:
             yield from connection.execute(sa.select(_jobs.c.request)).scalars()
 
-
     def _select(self, condition: sa.ColumnElement[bool]) -> Iterator[Record]:
         with self._read() as connection:
             rows = connection.execute(sa.select(_jobs).where(condition).order_by(_jobs.c.number)).all()
