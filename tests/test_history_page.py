@@ -76,6 +76,7 @@ def furnished(folder: Path, monkeypatch: pytest.MonkeyPatch, *kinds: JobKind) ->
     service, texts = JobService(kinds, artifacts, settings, alone=True), Texts(None)
     (folder / "handed").mkdir()
     (folder / "en.json").write_text('{"counting": "Counting things", "field_source": "Text before", "field_steps": "Numbers"}')
+    (folder / "sentences.en.json").write_text('{"This is (?P<how>.+)": "THIS IS LOUD."}')
     texts.add("counter", folder)
     said: list[str] = []
     monkeypatch.setattr(gr, "Info", said.append)
@@ -99,7 +100,6 @@ def offer(studio: TabStudio) -> None:
         list(boxes.values()),
         lambda request: {box: request.get(name) for name, box in boxes.items()},
         title="counting",
-        told=lambda sentence, _visitor: sentence.upper(),
     )
 
 

@@ -73,8 +73,12 @@ class Studio(Protocol):
         """A widget per request field, with bounds, default and help from the model; labels are text("field.<name>")."""
         ...
 
-    def follow(self, job_id: str) -> Iterator[Job]:
-        """Snapshots of a job as it moves on, a few a second, until it has finished."""
+    def told(self, sentence: str, visitor: Any = None) -> str:
+        """What a job or an error says, in the reader's language: see the locales' sentences.*.json; else as it is."""
+        ...
+
+    def follow(self, job_id: str, visitor: Any = None) -> Iterator[Job]:
+        """Snapshots of a job as it moves on, a few a second, until it has finished. What it says is as `told` puts it."""
         ...
 
     def rejoin(self, event: Any) -> None:
@@ -104,7 +108,6 @@ class Studio(Protocol):
         fill: Callable[[dict[str, Any]], Mapping[Any, Any]],
         *,
         title: str,
-        told: Callable[[str, Any], str] | None = None,
     ) -> None:
         """Let jobs of this kind, and files made by them, fill this tab's form again ("use these settings again").
 
@@ -112,7 +115,6 @@ class Studio(Protocol):
         fill:    an update per widget for a request's fields. Every field is there and in its bounds, but for those that
                  the visitor must choose anew, such as a file that is gone; the visitor is told which.
         title:   key of what the page calls this kind; the names of its fields are the labels "field_<name>".
-        told:    what a job says (stages, warnings, errors), put in the page's words for a visitor.
         """
         ...
 

@@ -5,11 +5,9 @@ Asks the job service for everything; a closed tab stops nothing, and one that is
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +27,6 @@ PREVIEW_SIDE = 1024
 REMEMBER = "(id) => { sessionStorage.setItem('galatea-sadtalker-job', id); }"
 RECALL = "() => [sessionStorage.getItem('galatea-sadtalker-job') || '']"
 DICE = "() => String(Math.floor(Math.random() * 4294967296))"
-
-SENTENCES = {
-    "told_voice": "listening to the voice",
-    "told_face": "looking for the face",
-    "told_motion": "turning speech into movement",
-    "told_frame": r"rendering frame (?P<frame>\d+) of (?P<frames>\d+)",
-    "told_asked": "it was asked for",
-    "told_empty": "(?P<folder>.+) has no SadTalker checkpoints",
-    "told_unable": "this version cannot run the SadTalker checkpoints in (?P<folder>.+) yet",
-    "told_silent": r"The voice clip is silent: the mouth stays shut\.",
-    "told_largest": r"(?P<count>\d+) faces were found and the largest was taken; "
-    r"choose another with --face (?P<first>\d+) to (?P<last>\d+)",
-    "told_number": r"(?P<count>\d+) faces were found and face (?P<face>\d+) was taken; "
-    r"choose another with --face (?P<first>\d+) to (?P<last>\d+)",
-    "told_faceless": r"No face was found in the picture\. .+",
-    "told_fewer": r"The picture shows .+, so there is no face (?P<face>\d+)\. Use --face (?:0 to )?(?P<last>\d+); .+",
-    "told_missing": r"SadTalker's models are missing\. They go into (?P<folder>.+?) \(.+",
-    "told_later": r"This version of Galatea cannot run the SadTalker checkpoints in (?P<folder>.+) yet\. Use --engine .+",
-}
-"""What a job says while it works, by the key of the page's own words for it."""
-
 
 class OriginalImage(gr.Image):
     """An image input that hands on the file as it was given. Gradio's own opens it first: it refuses HEIC, and its
@@ -223,7 +200,7 @@ class Events:
         for watched in (generated, resumed, shown_example):
             self.studio.rejoin(watched)
         outputs = [*widgets.inputs, widgets.advanced]
-        self.studio.offer_form("talk", outputs, self.fill, title="kind", told=partial(told, self.studio))
+        self.studio.offer_form("talk", outputs, self.fill, title="kind")
 
     def generate(self, values: dict[Any, Any], visitor: gr.Request) -> Iterator[dict[Any, Any]]:
         with self.studio.guard(visitor), self.turn(visitor) as mine:
@@ -273,8 +250,7 @@ class Events:
                 yield {self.widgets.card: f'<p class="hint">{self.studio.say("hint", visitor)}</p>'}
 
     def watch(self, job_id: str, visitor: gr.Request) -> Iterator[dict[Any, Any]]:
-        for snapshot in self.studio.follow(job_id):
-            job = _in_words(self.studio, snapshot, visitor)
+        for job in self.studio.follow(job_id, visitor):
             yield _view(self.studio, self.widgets, job, visitor)
         if job.state is JobState.FAILED:
             raise gr.Error(job.error or "", duration=None, print_exception=False)
@@ -303,7 +279,7 @@ class Events:
             try:
                 portrait = str(_shown_picture(self.studio, get(request["portrait"])))
             except MediaError as error:  # the reason for which a job failed
-                gr.Warning(str(error))
+                gr.Warning(self.studio.told(str(error)))
         options = {widget: "" if request[name] is None else request[name] for name, widget in widgets.options.items()}
         return {widgets.portrait: portrait, widgets.voice: voice, widgets.advanced: gr.update(open=True), **options}
 
@@ -373,7 +349,7 @@ def _used(studio: Studio, job: Job, visitor: gr.Request) -> str:
     data, options = job.result.data, job.request.model_dump()
     shown = {
         "field_engine": data["engine"],
-        "used_engine_reason": told(studio, data["engine_reason"], visitor),
+        "used_engine_reason": studio.told(data["engine_reason"], visitor),
         "field_preprocess": studio.say(f"framing_{options['preprocess']}", visitor),
         "field_still": _yes_or_no(studio, options["still"], visitor),
         "field_pose_style": options["pose_style"],
@@ -394,18 +370,3 @@ def _used(studio: Studio, job: Job, visitor: gr.Request) -> str:
 
 def _yes_or_no(studio: Studio, choice: bool, visitor: gr.Request) -> str:
     return studio.say("yes", visitor) if choice else studio.say("no", visitor)
-
-
-def _in_words(studio: Studio, job: Job, visitor: gr.Request) -> Job:
-    """The job with all that it says put in the page's words."""
-    warnings = tuple(told(studio, warning, visitor) for warning in job.warnings)
-    error = job.error and told(studio, job.error, visitor)
-    return replace(job, stage=told(studio, job.stage, visitor), warnings=warnings, error=error)
-
-
-def told(studio: Studio, sentence: str, visitor: gr.Request | None) -> str:
-    """What a job says, in the page's words and the visitor's language; as it is when the page has none."""
-    for key, pattern in SENTENCES.items():
-        if found := re.fullmatch(pattern, sentence):
-            return studio.say(key, visitor, **found.groupdict())
-    return sentence

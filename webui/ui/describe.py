@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,9 +56,7 @@ class Describer:
 
     def told(self, job: Job) -> Job:
         """The job with all that it says put in the page's words."""
-        warnings = tuple(self._told(job.kind, warning) for warning in job.warnings)
-        error = job.error and self._told(job.kind, job.error)
-        return replace(job, stage=self._told(job.kind, job.stage), warnings=warnings, error=error)
+        return self._studio.in_words(job, self._visitor)
 
     def asked(self, job: Job) -> dict[str, str]:
         """The whole request, field by field."""
@@ -80,7 +77,7 @@ class Describer:
         data = job.result.data if job.result else {}
         for key, value in data.items():
             if key not in _SAID_ELSEWHERE:
-                facts[self._fact(job.kind, key)] = self._told(job.kind, value) if isinstance(value, str) else self._plain(value)
+                facts[self._fact(job.kind, key)] = self._plain(value)
         return facts
 
     def _fact(self, kind: str, key: str) -> str:
@@ -90,10 +87,6 @@ class Describer:
 
     def _labels(self, kind: str) -> Mapping[str, str]:
         return self._studio.texts.table(self._forms[kind].owner, self._visitor) if kind in self._forms else {}
-
-    def _told(self, kind: str, sentence: str) -> str:
-        form = self._forms.get(kind)
-        return form.told(sentence, self._visitor) if form and form.told else sentence
 
     def _file_fields(self, job: Job) -> Collection[str]:
         known = self._studio.service.kinds().get(job.kind)
@@ -109,6 +102,8 @@ class Describer:
 
     def _plain(self, value: Any) -> str:
         """Any JSON value in a line."""
+        if isinstance(value, str):
+            return self._studio.told(value, self._visitor)
         if value is None:
             return "–"
         if isinstance(value, bool):

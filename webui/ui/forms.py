@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from webui.jobs.service import JobService
 
 Fill = Callable[[dict[str, Any]], Mapping[Any, Any]]
-Told = Callable[[str, Any], str]
 
 _RESULT_ID = re.compile(r"-([0-9a-f]{16})(?![0-9a-f])")
 
@@ -37,7 +36,6 @@ class Form:
     outputs: tuple[Any, ...]
     fill: Fill
     title: str
-    told: Told | None
 
 
 @dataclass(frozen=True)

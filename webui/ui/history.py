@@ -342,7 +342,7 @@ class Events:
         facts = [
             tiles.section(words["history_made"], describe.made(job), told.warnings),
             tiles.section(words["history_settings"], describe.asked(job)),
-            tiles.log(words["history_log"], job.log),
+            tiles.log(words["history_log"], told.log),
         ]
         return {
             widgets.listing: gr.update(visible=False),

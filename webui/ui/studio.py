@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +73,21 @@ class TabStudio:
     def widgets(self, model: type[BaseModel], names: tuple[str, ...]) -> dict[str, Any]:
         return fields.widgets(model, names, self.text)
 
-    def follow(self, job_id: str) -> Iterator[Job]:
-        return watch.follow(self.service, job_id)
+    def told(self, sentence: str, visitor: gr.Request | None = None) -> str:
+        return self.texts.told(sentence, visitor)
+
+    def in_words(self, job: Job, visitor: gr.Request | None) -> Job:
+        """The job with all that it says in the page's words."""
+
+        def told(sentence: str) -> str:
+            return self.texts.told(sentence, visitor)
+
+        warnings, log = tuple(map(told, job.warnings)), tuple(map(told, job.log))
+        return replace(job, stage=told(job.stage), warnings=warnings, log=log, error=job.error and told(job.error))
+
+    def follow(self, job_id: str, visitor: gr.Request | None = None) -> Iterator[Job]:
+        for job in watch.follow(self.service, job_id):
+            yield self.in_words(job, visitor)
 
     def rejoin(self, event: Any) -> None:
         event.failure(None, js=REJOIN, api_visibility="private", show_progress="hidden")
@@ -108,9 +121,8 @@ class TabStudio:
         fill: Callable[[dict[str, Any]], Mapping[Any, Any]],
         *,
         title: str,
-        told: Callable[[str, Any], str] | None = None,
     ) -> None:
-        self.forms.offered[kind] = Form(kind, self.owner, tuple(outputs), fill, title, told)
+        self.forms.offered[kind] = Form(kind, self.owner, tuple(outputs), fill, title)
 
     def drop_zone(self) -> gr.File:
         label = self.texts.text(STUDIO, "drop_zone")
@@ -125,7 +137,7 @@ class TabStudio:
         except gr.Error:
             raise
         except GalateaError as error:
-            raise gr.Error(str(error), duration=None, print_exception=False) from error
+            raise gr.Error(self.told(str(error), visitor), duration=None, print_exception=False) from error
         except Exception as error:
             log.exception("An event of the page failed")
             sentence = self.texts.say(STUDIO, "unexpected", visitor)

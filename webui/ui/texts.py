@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,17 @@ class Texts:
     def __init__(self, fixed_language: str | None):
         self._fixed = fixed_language
         self._tables: dict[str, dict[str, str]] = {language: {} for language in LANGUAGES}
+        self._sentences: dict[str, dict[str, str]] = {language: {} for language in LANGUAGES}
         self._i18n = gr.I18n()
         self.add(STUDIO, Path(__file__).parent / "locales")
 
     def add(self, owner: str, folder: Path) -> None:
-        """Take in `folder`'s en.json, zh.json ...; what a language lacks is shown in English."""
+        """Take in `folder`'s en.json, zh.json ...; what a language lacks is shown in English. sentences.zh.json and the
+        like say what jobs say in the page's words: a regular expression for the whole of it, and what is shown instead.
+        """
         for language in LANGUAGES:
-            path = folder / f"{language}.json"
-            if path.is_file():
-                table = json.loads(path.read_text(encoding="utf-8"))
-                self._tables[language] |= {f"{owner}_{key}": value for key, value in table.items()}
+            self._tables[language] |= {f"{owner}_{key}": value for key, value in _table(folder / f"{language}.json").items()}
+            self._sentences[language] |= _table(folder / f"sentences.{language}.json")
 
     def text(self, owner: str, key: str) -> Any:
         """A label that the browser translates."""
@@ -44,6 +46,13 @@ class Texts:
         strings = self._tables[FALLBACK] | self._tables[self.language(visitor)]
         start = f"{owner}_"
         return {name.removeprefix(start): value for name, value in strings.items() if name.startswith(start)}
+
+    def told(self, sentence: str, visitor: gr.Request | None) -> str:
+        """What a job says, or an error, in the visitor's language; as it is when no table has it."""
+        for pattern, words in self._sentences[self.language(visitor)].items():
+            if found := re.fullmatch(pattern, sentence, re.DOTALL):
+                return words.format(**{name: self.told(part or "", visitor) for name, part in found.groupdict().items()})
+        return sentence
 
     def language(self, visitor: gr.Request | None) -> str:
         """The fixed language, or the first of the browser's that there is a table for."""
@@ -64,3 +73,7 @@ class Texts:
             tables = {language: tables[self._fixed] for language in tables}
         names: dict[str, Any] = {"en": tables["en"], "zh-CN": tables["zh"], "zh-TW": tables["zh"], "zh": tables["zh"]}
         return gr.I18n(**names)
+
+
+def _table(path: Path) -> dict[str, str]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
