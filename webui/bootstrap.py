@@ -66,6 +66,7 @@ settings:
                         larger pictures are scaled down to this many pixels (2048)
   --max-voice-minutes MINUTES
                         longer voices are refused (30)
+  --allow-pickles       read weights in .ckpt and .pt files, too, as numbers only; prefer .safetensors
   --listen              let other computers on the network in
   --port PORT           port of the page (7860, or the next free one)
   --share               make a public link through gradio.live

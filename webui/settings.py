@@ -41,6 +41,7 @@ class Settings:
     max_upload_mb:     larger uploads are refused.
     longest_side:      larger pictures are scaled down to this many pixels.
     max_voice_minutes: longer voices are refused.
+    allow_pickles:     read weights in pickles (.ckpt, .pt), too, as numbers only.
     lite:              installed without torch: only what needs none can run.
     language:          en or zh for everybody; None follows each visitor's browser.
     """
@@ -61,6 +62,7 @@ class Settings:
     max_upload_mb: int = 4096
     longest_side: int = 2048
     max_voice_minutes: float = 30.0
+    allow_pickles: bool = False
     lite: bool = False
     language: str | None = None
 
@@ -286,6 +288,13 @@ _OPTIONS = (
         "longer voices are refused (30)",
         "--max-voice-minutes",
         "MINUTES",
+        only_serving=False,
+    ),
+    _Option(
+        "allow_pickles",
+        _read_bool,
+        "read weights in .ckpt and .pt files, too, as numbers only; prefer .safetensors",
+        "--allow-pickles",
         only_serving=False,
     ),
     _Option("listen", _read_bool, "let other computers on the network in", "--listen"),

@@ -1,0 +1,430 @@
+"""Loads checkpoints: A1111's single files, diffusers folders and separate VAEs, whole or part by part, without the network.
+
+Networks are laid out without memory and filled with the tensors as they lie in the mapped file; only where the precision differs
+is a tensor copied, one at a time. So a model takes its own size in memory and no more. What the numbers of a single file's
+networks are stands in configs/, which see. Nothing here runs a model, but for one look at an SD 2.x UNet whose file does not say
+what it predicts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from webui.errors import OutOfMemory, UnsupportedModel
+from webui.weights import detect, files, folders, names
+from webui.weights.catalog import Entry
+from webui.weights.names import Names, Source
+
+CONFIGS = Path(__file__).parent / "configs"
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+PARTS = ("tokenizers", "text_encoders", "unet", "vae", "scheduler_config")
+"""What can be loaded and swapped alone: the fields of Model by name."""
+
+_ENCODERS = {"sd1": ("text_encoder",), "sd2": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2")}
+
+
+@dataclass(eq=False)
+class Model:
+    """A checkpoint in memory. Its networks are in evaluation mode and want no gradients.
+
+    tokenizers:       transformers' CLIPTokenizer, one or (SDXL) two.
+    text_encoders:    CLIPTextModel; SDXL's second is a CLIPTextModelWithProjection. SD 2.x's is built without its last, unused
+    layer. unet, vae:        diffusers' UNet2DConditionModel and AutoencoderKL. scheduler_config: diffusers' scheduler config,
+    with what the UNet predicts in `prediction_type`. prediction:       "epsilon" or "v_prediction". hash:             sha256 of
+    the file, if the entry had it.
+    """
+
+    name: str
+    architecture: str
+    inpaint: bool
+    prediction: str
+    tokenizers: tuple[Any, ...]
+    text_encoders: tuple[Any, ...]
+    unet: Any
+    vae: Any
+    scheduler_config: dict[str, Any]
+    dtype: torch.dtype
+    device: torch.device
+    hash: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weights."""
+        networks = (*self.text_encoders, self.unet, self.vae)
+        return sum(tensor.nbytes for network in networks for tensor in (*network.parameters(), *network.buffers()))
+
+
+def load(
+    entry: Entry,
+    *,
+    precision: str = "fp32",
+    device: str | torch.device = "cpu",
+    vae: Entry | None = None,
+    prediction: str | None = None,
+    allow_pickles: bool = False,
+    configs: Path = CONFIGS,
+) -> Model:
+    """The checkpoint of `entry`, in a `precision` of PRECISIONS, on `device`; with another `vae` in place of its own.
+
+    `prediction` ("epsilon", "v_prediction") overrules what the file says. `configs` is the folder with the numbers of single
+    files.
+
+    Raises UnsupportedModel when the entry has a problem, lacks a part or does not fit its architecture, and OutOfMemory.
+    """
+    checkpoint = _Checkpoint(entry, precision, torch.device(device), allow_pickles, configs)
+    chosen = dataclasses.replace(checkpoint, entry=vae) if vae else checkpoint
+    unet = checkpoint.unet()
+    predicts = prediction or entry.found.prediction or _probe(unet)
+    return Model(
+        name=entry.name,
+        architecture=checkpoint.architecture,
+        inpaint=entry.found.inpaint,
+        prediction=predicts,
+        tokenizers=checkpoint.tokenizers(),
+        text_encoders=checkpoint.text_encoders(),
+        unet=unet,
+        vae=chosen.vae(checkpoint.architecture),
+        scheduler_config=checkpoint.scheduler_config() | {"prediction_type": predicts},
+        dtype=PRECISIONS[precision],
+        device=torch.device(device),
+        hash=entry.hash,
+    )
+
+
+def load_part(
+    entry: Entry,
+    part: str,
+    *,
+    architecture: str | None = None,
+    precision: str = "fp32",
+    device: str | torch.device = "cpu",
+    allow_pickles: bool = False,
+    configs: Path = CONFIGS,
+) -> Any:
+    """One of PARTS from `entry`, as it stands in Model. A VAE alone does not tell the `architecture` it is for: it must be given.
+
+    Raises as `load`.
+    """
+    source = _Checkpoint(entry, precision, torch.device(device), allow_pickles, configs)
+    return source.vae(architecture or source.architecture) if part == "vae" else getattr(source, part)()
+
+
+def swap(model: Model, part: str, entry: Entry, *, allow_pickles: bool = False, configs: Path = CONFIGS) -> Model:
+    """A model with one of PARTS from another entry. The other parts are shared with `model`, which stays as it is.
+
+    Raises UnsupportedModel when the entry is of another architecture.
+    """
+    theirs = entry.found.architecture
+    if theirs and theirs != model.architecture:
+        raise UnsupportedModel(
+            f"{entry.name} is {entry.found.title}, and {model.name} is {detect.NAMES[model.architecture]}: parts of the two do "
+            f"not fit. Choose one of {detect.NAMES[model.architecture]}."
+        )
+    precision = next(name for name, dtype in PRECISIONS.items() if dtype == model.dtype)
+    options: dict[str, Any] = {"precision": precision, "device": model.device, "allow_pickles": allow_pickles, "configs": configs}
+    loaded = load_part(entry, part, architecture=model.architecture, **options)
+    changes: dict[str, Any] = {part: loaded}
+    if part == "scheduler_config":
+        changes[part] = loaded | {"prediction_type": model.prediction}
+    if part == "unet":
+        predicts = entry.found.prediction or _probe(loaded)
+        config = model.scheduler_config | {"prediction_type": predicts}
+        changes |= {"inpaint": entry.found.inpaint, "prediction": predicts, "scheduler_config": config}
+    return dataclasses.replace(model, **changes)
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """Where the parts of one entry come from, and how they are to be."""
+
+    entry: Entry
+    precision: str
+    device: torch.device
+    allow_pickles: bool
+    configs: Path
+
+    def __post_init__(self) -> None:
+        if self.entry.problem:
+            raise UnsupportedModel(self.entry.problem)
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision {self.precision!r} is none of {', '.join(PRECISIONS)}")
+
+    @property
+    def architecture(self) -> str:
+        return self.entry.found.architecture
+
+    def unet(self) -> Any:
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+        origin = self._origin(self.architecture)
+        config = self._checked(origin.config("unet"), "UNet", "UNet2DConditionModel")
+        with _no_memory():
+            network: Any = UNet2DConditionModel.from_config(config)
+        # A UNet with layers that ours has not would give other pictures, which is worse than none.
+        return self._filled(network, origin.tensors("unet"), "UNet", extras_matter=True)
+
+    def vae(self, architecture: str) -> Any:
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        origin = self._origin(architecture)
+        config = self._checked(origin.config("vae"), "VAE", "AutoencoderKL")
+        with _no_memory():
+            network: Any = AutoencoderKL.from_config(config)
+        return self._filled(network, origin.tensors("vae"), "VAE")
+
+    def text_encoders(self) -> tuple[Any, ...]:
+        origin = self._origin(self.architecture)
+        return tuple(self._text_encoder(origin, part) for part in _ENCODERS[self.architecture])
+
+    def tokenizers(self) -> tuple[Any, ...]:
+        origin = self._origin(self.architecture)
+        return tuple(origin.tokenizer(part.replace("text_encoder", "tokenizer")) for part in _ENCODERS[self.architecture])
+
+    def scheduler_config(self) -> dict[str, Any]:
+        """As the entry has it, or as all of its architecture have it; with what its training says of noise."""
+        config = self._origin(self.architecture).config("scheduler")
+        known = {"prediction_type": self.entry.found.prediction or config.get("prediction_type", "epsilon")}
+        return config | known | ({"rescale_betas_zero_snr": True} if self.entry.found.zero_snr else {})
+
+    def _origin(self, architecture: str) -> _Origin:
+        if self.entry.path.is_dir():
+            return _Folder(self.entry.path, half=self.precision != "fp32", allow_pickles=self.allow_pickles)
+        header = files.header(self.entry.path, allow_pickles=self.allow_pickles)
+        numbers = json.loads((self.configs / f"{architecture}.json").read_text(encoding="utf-8"))
+        if self.entry.found.inpaint:
+            numbers["unet"]["in_channels"] = 9
+        read = files.reader(self.entry.path, allow_pickles=self.allow_pickles)
+        return _SingleFile(self.entry.name, header, numbers, read, self.configs)
+
+    def _text_encoder(self, origin: _Origin, part: str) -> Any:
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+        kind = CLIPTextModelWithProjection if part == "text_encoder_2" else CLIPTextModel
+        config = self._checked(origin.config(part), "text encoder", kind.__name__)
+        with _no_memory():
+            network = kind(CLIPTextConfig(**config))
+        tensors = origin.tensors(part)
+        if hasattr(network, "text_model"):  # the one with a projection keeps the encoder in a child of this name
+            tensors = {
+                name if name.startswith("text_projection") else f"text_model.{name}": read for name, read in tensors.items()
+            }
+        return self._filled(network, tensors, "text encoder")
+
+    def _checked(self, config: dict[str, Any], what: str, wanted: str) -> dict[str, Any]:
+        """The config of a part, after making sure that it is of the class that is wanted."""
+        kind = config.get("_class_name") or next(iter(config.get("architectures") or []), wanted)
+        if kind != wanted:
+            raise self._unfit(what, f"it is a {kind}, not a {wanted}")
+        return config
+
+    def _filled(self, network: nn.Module, tensors: _Tensors, what: str, *, extras_matter: bool = False) -> Any:
+        """The network with the tensors in it, each in the precision and on the device that was chosen."""
+        expected = network.state_dict()
+        self._check_names(expected, tensors, what, extras_matter)
+        filled = {}
+        try:
+            for name, place in expected.items():
+                tensor = tensors[name]()
+                if tensor.shape != place.shape:
+                    raise self._unfit(what, f"{name} is {tuple(tensor.shape)}, and should be {tuple(place.shape)}")
+                filled[name] = tensor.to(self.device, PRECISIONS[self.precision] if tensor.is_floating_point() else tensor.dtype)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            raise OutOfMemory(
+                f"There is too little memory on {self.device} for {self.entry.name}. Use fp16, or offloading."
+            ) from error
+        network.load_state_dict(filled, assign=True)
+        # What is left are buffers that no file has, such as position ids.
+        return network.to(self.device).eval().requires_grad_(False)
+
+    def _check_names(self, expected: Mapping[str, Any], tensors: _Tensors, what: str, extras_matter: bool) -> None:
+        if not tensors:
+            raise UnsupportedModel(f"{self.entry.name} has no {what}. Choose a full checkpoint, or a file for this part.")
+        if missing := [name for name in expected if name not in tensors]:
+            raise self._unfit(what, f"{len(missing)} tensors are missing, {missing[0]} for one")
+        if extras_matter and (extra := [name for name in tensors if name not in expected]):
+            raise self._unfit(what, f"{len(extra)} tensors have no place, {extra[0]} for one")
+
+    def _unfit(self, what: str, detail: str) -> UnsupportedModel:
+        name = detect.NAMES.get(self.architecture, "Stable Diffusion")
+        return UnsupportedModel(
+            f"The {what} of {self.entry.name} is not that of {name} ({detail}). It is of a relative that cannot be run here, "
+            "or damaged: choose another."
+        )
+
+
+_Tensors = Mapping[str, Callable[[], torch.Tensor]]
+"""A network's tensors by name, each read when it is called."""
+
+
+class _Origin(Protocol):
+    """What the parts of a checkpoint are read from."""
+
+    def config(self, part: str) -> dict[str, Any]: ...
+
+    def tensors(self, part: str) -> _Tensors: ...
+
+    def tokenizer(self, part: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class _SingleFile:
+    """A1111's single file: tensors in LDM's names, numbers from configs/."""
+
+    name: str
+    header: files.Header
+    numbers: dict[str, Any]
+    read: Callable[[str], torch.Tensor]
+    configs: Path
+
+    def config(self, part: str) -> dict[str, Any]:
+        return self.numbers[part]
+
+    def tensors(self, part: str) -> _Tensors:
+        prefix, inside = self._inside(part)
+        found = self._named(part, prefix, inside)
+        return {new: _reading(self.read, prefix, source) for new, source in found.items()}
+
+    def tokenizer(self, part: str) -> Any:
+        return _clip_tokenizer(self.configs / "tokenizer" / "merges.txt.gz", self.numbers[part]["pad_token"])
+
+    def _inside(self, part: str) -> tuple[str, list[str]]:
+        """The prefix of a part's tensors in this file, and their names without it."""
+        for prefix in _PREFIXES[part]:
+            if inside := [name[len(prefix) :] for name in self.header if name.startswith(prefix)]:
+                return prefix, inside
+        # A file that holds this part alone, without a prefix.
+        return "", [name for name in self.header if name.startswith(_BARE.get(part, ()))]
+
+    def _named(self, part: str, prefix: str, inside: list[str]) -> Names:
+        if part == "unet":
+            return names.unet(inside, self.numbers["unet"]["layers_per_block"])
+        if part == "vae":
+            return names.vae(inside)
+        return names.open_clip(inside) if prefix.endswith(".model.") else names.clip(inside)
+
+
+_PREFIXES = {
+    "unet": ("model.diffusion_model.",),
+    "vae": ("first_stage_model.", "vae."),
+    "text_encoder": ("cond_stage_model.transformer.", "cond_stage_model.model.", "conditioner.embedders.0.transformer."),
+    "text_encoder_2": ("conditioner.embedders.1.model.",),
+}
+
+_BARE = {
+    "unet": (
+        "conv_in.",
+        "conv_norm_out.",
+        "conv_out.",
+        "time_embedding.",
+        "add_embedding.",
+        "down_blocks.",
+        "mid_block.",
+        "up_blocks.",
+    ),
+    "vae": ("encoder.", "decoder.", "quant_conv.", "post_quant_conv."),
+}
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A diffusers folder: names and numbers as we need them."""
+
+    folder: Path
+    half: bool
+    allow_pickles: bool
+
+    def config(self, part: str) -> dict[str, Any]:
+        return folders.read_json(self.folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json"))
+
+    def tensors(self, part: str) -> _Tensors:
+        found: dict[str, Callable[[], torch.Tensor]] = {}
+        for file in folders.weights(self.folder, part, half=self.half):
+            inside = files.header(file, allow_pickles=self.allow_pickles)
+            read = files.reader(file, allow_pickles=self.allow_pickles)
+            named = names.vae(inside) if part == "vae" else names.clip(inside)
+            found |= {new: _reading(read, "", source) for new, source in named.items()}
+        return found
+
+    def tokenizer(self, part: str) -> Any:
+        from transformers import CLIPTokenizer
+
+        try:
+            return CLIPTokenizer.from_pretrained(self.folder / part, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise UnsupportedModel(f"The {part} of {self.folder.name} cannot be read. Copy the whole folder again.") from error
+
+
+def _reading(read: Callable[[str], torch.Tensor], prefix: str, source: Source) -> Callable[[], torch.Tensor]:
+    return lambda: _taken(read(prefix + source.name), source)
+
+
+def _taken(tensor: torch.Tensor, source: Source) -> torch.Tensor:
+    """What `source` means of the tensor in the file; a view where that is possible."""
+    if source.third is not None:
+        tensor = tensor.chunk(3)[source.third]
+    if source.matrix and tensor.ndim == 4:
+        tensor = tensor[:, :, 0, 0]
+    return tensor.T.contiguous() if source.transpose else tensor
+
+
+def _no_memory() -> Any:
+    """Inside this context networks are laid out without memory for their weights; buffers are real."""
+    from accelerate import init_empty_weights
+
+    return init_empty_weights(include_buffers=False)
+
+
+def _clip_tokenizer(merges: Path, pad: str) -> Any:
+    """CLIP's tokenizer, 77 tokens at most, padded with `pad`.
+
+    What is written in a prompt is text: a "!" is the word it was in training, also where padding has that sign.
+    """
+    from transformers import CLIPTokenizer
+
+    vocabulary, pairs = _clip_vocabulary(merges)
+    return CLIPTokenizer(vocab=vocabulary, merges=pairs, pad_token=pad, model_max_length=77, split_special_tokens=True)
+
+
+@lru_cache(maxsize=2)
+def _clip_vocabulary(merges: Path) -> tuple[dict[str, int], Any]:
+    """Token -> id, and the merges in order. The ids follow from the merges (github.com/openai/CLIP, clip/simple_tokenizer.py)."""
+    lines = gzip.decompress(merges.read_bytes()).decode("utf-8").splitlines()[1:]
+    pairs = [(first, second) for first, second in (line.split() for line in lines)]
+    letters = _byte_letters()
+    tokens = letters + [f"{letter}</w>" for letter in letters] + ["".join(pair) for pair in pairs]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    return {token: number for number, token in enumerate(tokens)}, pairs
+
+
+def _byte_letters() -> list[str]:
+    """A visible letter for each byte, in the order of byte-level BPE: bytes that are letters already come first and stand for
+    themselves."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return [chr(byte) for byte in visible] + [chr(256 + number) for number in range(256 - len(visible))]
+
+
+@torch.inference_mode()
+def _probe(unet: Any) -> str:
+    """What an SD 2.x UNet predicts, when its file does not say: A1111's test, one look at the last step.
+
+    Where the input is nearly all noise, a UNet that predicts the noise gives back about what it was given; one that predicts v
+    gives the negative of the picture, far from it (stable-diffusion-webui, modules/sd_models_config.py).
+    """
+    given = torch.full((1, unet.config["in_channels"], 8, 8), 0.5, dtype=unet.dtype, device=unet.device)
+    prompt = torch.full((1, 2, unet.config["cross_attention_dim"]), 0.5, dtype=unet.dtype, device=unet.device)
+    answer = unet(given, torch.tensor([999], device=unet.device), prompt).sample
+    return "v_prediction" if float((answer - given).float().mean()) < -1 else "epsilon"
