@@ -107,6 +107,70 @@ def test_a_file_that_may_not_be_read_hides_nothing(models: Path, monkeypatch: py
     assert "Permission denied" in entries[0].problem and not entries[1].problem
 
 
+def test_a_folder_that_may_not_be_read_is_said_and_hides_nothing(models: Path, monkeypatch: pytest.MonkeyPatch):
+    closed = models / "Stable-diffusion" / "closed"
+    closed.mkdir()
+    listed, looked = os.scandir, os.stat
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    def stat(path: Any, *arguments: Any, **more: Any) -> Any:
+        if not isinstance(path, int) and Path(path).parent == closed:
+            raise PermissionError(13, "Permission denied")
+        return looked(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "stat", stat)
+    problems = {entry.name: entry.problem for entry in Catalog(models).checkpoints()}
+    assert problems.pop("closed") == "The folder closed cannot be read. Check its permissions."
+    assert set(problems.values()) == {""}
+
+
+def test_a_file_that_can_be_read_again_is_usable_at_once(models: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_arguments: Any, **_more: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    catalog = Catalog(models)
+    with monkeypatch.context() as patched:
+        patched.setattr("builtins.open", refuse)
+        assert catalog.checkpoints()[0].problem
+    assert not catalog.checkpoints()[0].problem
+
+
+@pytest.mark.parametrize(
+    "index", [[], {"text_encoder": []}, {"text_encoder": None}, {"text_encoder": 3}, {"unet": {}}, "[" * 100_000]
+)
+def test_a_damaged_model_index_hides_nothing(models: Path, index: Any):
+    checkpoints.diffusers_folder(models / "Stable-diffusion" / "mine", "sdxl")
+    path = models / "Stable-diffusion" / "mine" / "model_index.json"
+    changed = json.loads(path.read_text()) | index if isinstance(index, dict) else index
+    path.write_text(changed if isinstance(changed, str) else json.dumps(changed))
+    assert len(Catalog(models).checkpoints()) == 3
+
+
+def test_a_folder_that_predicts_something_else_is_refused(models: Path):
+    checkpoints.diffusers_folder(models / "Stable-diffusion" / "mine", "sd1", prediction_type="sample")
+    assert "mine predicts sample, which this version does not run" in Catalog(models).find("mine").problem
+
+
+def test_pickles_in_a_folder_are_refused_unless_allowed(models: Path):
+    home = models / "Stable-diffusion" / "mine"
+    made = checkpoints.diffusers_folder(home, "sd1")
+    (home / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(made["unet"].state_dict(), home / "unet" / "diffusion_pytorch_model.bin")
+    assert "--allow-pickles" in Catalog(models).find("mine").problem
+    assert not Catalog(models, allow_pickles=True).find("mine").problem
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_a_link_never_hides_its_target(models: Path):
+    (models / "Stable-diffusion" / "again").symlink_to(models / "Stable-diffusion" / "sub")
+    assert [entry.name for entry in Catalog(models).checkpoints()] == ["beta.safetensors", "sub/Alpha v1.5.safetensors"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 def test_links_are_followed_once_and_to_nothing_said(models: Path, tmp_path_factory: pytest.TempPathFactory):
     far = tmp_path_factory.mktemp("far")

@@ -65,9 +65,18 @@ def test_tensors_are_read_one_by_one(file: Path):
 
 
 def _entry(**change: Any) -> bytes:
-    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | change
-    text = json.dumps({"a": entry}).encode()
-    return struct.pack("<Q", len(text)) + text + b"\0" * 8
+    return _file({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | change}, 8)
+
+
+def _entries(**offsets: list[int]) -> bytes:
+    """Several tensors of 8 bytes, at these places."""
+    entries = {name: {"dtype": "F32", "shape": [2], "data_offsets": place} for name, place in offsets.items()}
+    return _file(entries, max(end for _, end in offsets.values()))
+
+
+def _file(entries: Any, size: int) -> bytes:
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text + b"\0" * size
 
 
 BROKEN = [
@@ -78,7 +87,21 @@ BROKEN = [
     (struct.pack("<Q", 5) + b'{"a":', "list of tensors cannot be read"),
     (struct.pack("<Q", 20000) + b'{"a":' * 4000, "list of tensors cannot be read"),
     (_entry(shape=[3]), "makes no sense"),
-    (_entry(dtype="F99"), "makes no sense"),
+    (_entry(dtype="F99"), r"of a kind that is not known here \(F99\)"),
+    (_entry(dtype=7), "makes no sense"),
+    (_entry(dtype=""), "makes no sense"),
+    (_entry(shape="2"), "makes no sense"),
+    (_entry(shape=[2.0]), "makes no sense"),
+    (_entry(shape=[True, 2]), "makes no sense"),
+    (_entry(shape=[float("inf")]), "makes no sense"),
+    (_entry(shape=[-1, -2]), "makes no sense"),
+    (_entry(shape=[1] * 10_000), "makes no sense"),
+    (_entry(data_offsets=[0, 10**400]), "makes no sense"),
+    (_entry(data_offsets=[8, 16]), "makes no sense"),
+    (_entries(a=[0, 8], b=[0, 8]), "makes no sense"),
+    (_entries(a=[0, 8], b=[4, 12]), "makes no sense"),
+    (_entry() + b"more", "is damaged: 4 bytes follow its tensors"),
+    (struct.pack("<Q", 90_000_000) + b"{" + b" " * 100, "is no weights file"),
     (_entry(data_offsets=[8, 0]), "makes no sense"),
     (_entry(data_offsets="no"), "makes no sense"),
     (_entry(shape=None), "makes no sense"),
@@ -111,8 +134,22 @@ def test_a_download_that_broke_off_is_noticed_wherever_it_did(file: Path, kept: 
 def test_what_cannot_be_read_is_named(tmp_path: Path):
     with pytest.raises(UnsupportedModel, match="is not there any more"):
         header(tmp_path / "none.safetensors")
-    with pytest.raises(UnsupportedModel, match="cannot be read"):
+    with pytest.raises(UnsupportedModel, match="is no file"):
         header(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_a_link_to_itself_is_named(tmp_path: Path):
+    (tmp_path / "a.safetensors").symlink_to(tmp_path / "a.safetensors")
+    with pytest.raises(UnsupportedModel, match=r"a\.safetensors cannot be read \(.+\)"):
+        header(tmp_path / "a.safetensors")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.safetensors")
+    with pytest.raises(UnsupportedModel, match="is no file"):
+        header(tmp_path / "a.safetensors")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
@@ -181,6 +218,14 @@ def test_what_trainers_left_in_well_known_checkpoints_does_no_harm(tmp_path: Pat
     assert named in zipfile.ZipFile(tmp_path / "a.ckpt").read("archive/data.pkl")
     assert header(tmp_path / "a.ckpt", allow_pickles=True)["b"] == Fact("F32", (5,))
     assert torch.equal(reader(tmp_path / "a.ckpt", allow_pickles=True)("b"), TENSORS["b"])
+
+
+def test_a_pickle_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + b"}0" * 20_000_000 + b"}.")
+    assert (tmp_path / "a.pt").stat().st_size < 1_000_000
+    with pytest.raises(UnsupportedModel, match="damaged or breaks off"):
+        header(tmp_path / "a.pt", allow_pickles=True)
 
 
 def test_a_pickle_that_contains_itself_ends(tmp_path: Path):

@@ -1,16 +1,19 @@
 """Loads checkpoints: A1111's single files, diffusers folders and separate VAEs, whole or part by part, without the network.
 
 Networks are laid out without memory and filled with the tensors as they lie in the mapped file; only where the precision differs
-is a tensor copied, one at a time. So a model takes its own size in memory and no more. What the numbers of a single file's
-networks are stands in configs/, which see. Nothing here runs a model, but for one look at an SD 2.x UNet whose file does not say
-what it predicts.
+is a tensor copied, one at a time, and those of the VAE when it is first used. So a model takes its own size in memory and no
+more. What the numbers of a single file's networks are stands in configs/, which see. Nothing here runs a model, but for one look
+at an SD 2.x UNet whose file does not say what it predicts.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
 import gzip
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,11 +42,15 @@ _ENCODERS = {"sd1": ("text_encoder",), "sd2": ("text_encoder",), "sdxl": ("text_
 class Model:
     """A checkpoint in memory. Its networks are in evaluation mode and want no gradients.
 
+    architecture:     "sd1", "sd2" or "sdxl". inpaint: the UNet takes 9 channels.
+    prediction:       "epsilon" or "v_prediction": what the UNet predicts.
     tokenizers:       transformers' CLIPTokenizer, one or (SDXL) two.
-    text_encoders:    CLIPTextModel; SDXL's second is a CLIPTextModelWithProjection. SD 2.x's is built without its last, unused
-    layer. unet, vae:        diffusers' UNet2DConditionModel and AutoencoderKL. scheduler_config: diffusers' scheduler config,
-    with what the UNet predicts in `prediction_type`. prediction:       "epsilon" or "v_prediction". hash:             sha256 of
-    the file, if the entry had it.
+    text_encoders:    CLIPTextModel, without its last, unused layer for SD 2.x; SDXL's second is a CLIPTextModelWithProjection.
+    unet, vae:        diffusers' UNet2DConditionModel and AutoencoderKL.
+    scheduler_config: diffusers' scheduler config, with `prediction` in its `prediction_type`.
+    hash:             sha256 of the file, if the entry had it.
+
+    Raises UnsupportedModel when the parts do not fit each other.
     """
 
     name: str
@@ -59,11 +66,25 @@ class Model:
     device: torch.device
     hash: str | None = None
 
+    def __post_init__(self) -> None:
+        """A folder's configs, or parts of different models, may contradict each other; no graphics card goes on after that."""
+        width = sum(encoder.config.hidden_size for encoder in self.text_encoders)
+        latents = self.vae.config.latent_channels
+        channels = (9 if self.inpaint else latents, latents)
+        fits = {
+            "UNet and text encoder": self.unet.config.cross_attention_dim == width,
+            "UNet and VAE": (self.unet.config.in_channels, self.unet.config.out_channels) == channels,
+            "tokenizer and text encoder": len(self.tokenizers) == len(self.text_encoders)
+            and all(len(one) <= other.config.vocab_size for one, other in zip(self.tokenizers, self.text_encoders, strict=True)),
+        }
+        if wrong := next((parts for parts, fit in fits.items() if not fit), None):
+            raise UnsupportedModel(f"{wrong} of {self.name} do not fit together. Choose parts of one model, or copy it again.")
+
     @property
     def size(self) -> int:
-        """Bytes of all weights."""
+        """Bytes of all weights in the chosen precision, whether they are there already or still in the file."""
         networks = (*self.text_encoders, self.unet, self.vae)
-        return sum(tensor.nbytes for network in networks for tensor in (*network.parameters(), *network.buffers()))
+        return self.dtype.itemsize * sum(tensor.numel() for network in networks for tensor in network.parameters())
 
 
 def load(
@@ -81,8 +102,11 @@ def load(
     `prediction` ("epsilon", "v_prediction") overrules what the file says. `configs` is the folder with the numbers of single
     files.
 
-    Raises UnsupportedModel when the entry has a problem, lacks a part or does not fit its architecture, and OutOfMemory.
+    Raises UnsupportedModel when an entry has a problem, lacks a part or does not fit its architecture, and OutOfMemory.
     """
+    if problem := entry.problem or (vae.problem if vae else ""):
+        raise UnsupportedModel(problem)
+    _hand_back_what_is_freed()
     checkpoint = _Checkpoint(entry, precision, torch.device(device), allow_pickles, configs)
     chosen = dataclasses.replace(checkpoint, entry=vae) if vae else checkpoint
     unet = checkpoint.unet()
@@ -115,8 +139,10 @@ def load_part(
 ) -> Any:
     """One of PARTS from `entry`, as it stands in Model. A VAE alone does not tell the `architecture` it is for: it must be given.
 
-    Raises as `load`.
+    An entry that is no whole checkpoint, a UNet say, will do when it has this part. Raises as `load`.
     """
+    if entry.problem and part not in entry.found.parts:
+        raise UnsupportedModel(entry.problem)
     source = _Checkpoint(entry, precision, torch.device(device), allow_pickles, configs)
     return source.vae(architecture or source.architecture) if part == "vae" else getattr(source, part)()
 
@@ -124,7 +150,7 @@ def load_part(
 def swap(model: Model, part: str, entry: Entry, *, allow_pickles: bool = False, configs: Path = CONFIGS) -> Model:
     """A model with one of PARTS from another entry. The other parts are shared with `model`, which stays as it is.
 
-    Raises UnsupportedModel when the entry is of another architecture.
+    Raises as `load`, and UnsupportedModel when the entry is of another architecture.
     """
     theirs = entry.found.architecture
     if theirs and theirs != model.architecture:
@@ -137,12 +163,17 @@ def swap(model: Model, part: str, entry: Entry, *, allow_pickles: bool = False, 
     loaded = load_part(entry, part, architecture=model.architecture, **options)
     changes: dict[str, Any] = {part: loaded}
     if part == "scheduler_config":
-        changes[part] = loaded | {"prediction_type": model.prediction}
+        changes[part] = {key: value for key, value in loaded.items() if key not in _OF_THE_UNET}
+        changes[part] |= {key: value for key, value in model.scheduler_config.items() if key in _OF_THE_UNET}
     if part == "unet":
         predicts = entry.found.prediction or _probe(loaded)
-        config = model.scheduler_config | {"prediction_type": predicts}
+        config = model.scheduler_config | {"prediction_type": predicts, "rescale_betas_zero_snr": entry.found.zero_snr}
         changes |= {"inpaint": entry.found.inpaint, "prediction": predicts, "scheduler_config": config}
     return dataclasses.replace(model, **changes)
+
+
+_OF_THE_UNET = ("prediction_type", "rescale_betas_zero_snr")
+"""What stands in the scheduler's config and is a fact about the UNet's training."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +187,6 @@ class _Checkpoint:
     configs: Path
 
     def __post_init__(self) -> None:
-        if self.entry.problem:
-            raise UnsupportedModel(self.entry.problem)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r} is none of {', '.join(PRECISIONS)}")
 
@@ -170,8 +199,7 @@ class _Checkpoint:
 
         origin = self._origin(self.architecture)
         config = self._checked(origin.config("unet"), "UNet", "UNet2DConditionModel")
-        with _no_memory():
-            network: Any = UNet2DConditionModel.from_config(config)
+        network = self._laid_out("UNet", lambda: UNet2DConditionModel.from_config(config))
         # A UNet with layers that ours has not would give other pictures, which is worse than none.
         return self._filled(network, origin.tensors("unet"), "UNet", extras_matter=True)
 
@@ -180,9 +208,8 @@ class _Checkpoint:
 
         origin = self._origin(architecture)
         config = self._checked(origin.config("vae"), "VAE", "AutoencoderKL")
-        with _no_memory():
-            network: Any = AutoencoderKL.from_config(config)
-        return self._filled(network, origin.tensors("vae"), "VAE")
+        network = self._laid_out("VAE", lambda: AutoencoderKL.from_config(config))
+        return self._filled(network, origin.tensors("vae"), "VAE", waiting=_WAITING)
 
     def text_encoders(self) -> tuple[Any, ...]:
         origin = self._origin(self.architecture)
@@ -213,8 +240,8 @@ class _Checkpoint:
 
         kind = CLIPTextModelWithProjection if part == "text_encoder_2" else CLIPTextModel
         config = self._checked(origin.config(part), "text encoder", kind.__name__)
-        with _no_memory():
-            network = kind(CLIPTextConfig(**config))
+        numbers = {key: value for key, value in config.items() if key in _TEXT_NUMBERS}
+        network = self._laid_out("text encoder", lambda: kind(CLIPTextConfig(**numbers)))
         tensors = origin.tensors(part)
         if hasattr(network, "text_model"):  # the one with a projection keeps the encoder in a child of this name
             tensors = {
@@ -229,17 +256,33 @@ class _Checkpoint:
             raise self._unfit(what, f"it is a {kind}, not a {wanted}")
         return config
 
-    def _filled(self, network: nn.Module, tensors: _Tensors, what: str, *, extras_matter: bool = False) -> Any:
-        """The network with the tensors in it, each in the precision and on the device that was chosen."""
+    def _laid_out(self, what: str, build: Callable[[], Any]) -> Any:
+        """The network that the configs describe, without memory for its weights."""
+        try:
+            with _no_memory():
+                return build()
+        except Exception as error:  # what a folder's configs say can make the libraries fail in any way
+            raise self._unfit(what, "its config.json makes no sense") from error
+
+    def _filled(
+        self, network: Any, tensors: _Tensors, what: str, *, extras_matter: bool = False, waiting: tuple[str, ...] = ()
+    ) -> Any:
+        """The network with the tensors in it, each in the precision and on the device that was chosen.
+
+        waiting: how the names begin of tensors that stay in the file until they are used, where a copy would cost memory.
+        """
+        dtype = PRECISIONS[self.precision]
+        waiting = waiting if self.device.type == "cpu" and dtype == torch.float32 else ()
         expected = network.state_dict()
         self._check_names(expected, tensors, what, extras_matter)
         filled = {}
         try:
             for name, place in expected.items():
                 tensor = tensors[name]()
-                if tensor.shape != place.shape:
-                    raise self._unfit(what, f"{name} is {tuple(tensor.shape)}, and should be {tuple(place.shape)}")
-                filled[name] = tensor.to(self.device, PRECISIONS[self.precision] if tensor.is_floating_point() else tensor.dtype)
+                if tensor.shape != place.shape or not tensor.is_floating_point():
+                    found = f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+                    raise self._unfit(what, f"{name} is {found}, and should be {tuple(place.shape)}")
+                filled[name] = tensor if name.startswith(waiting) else tensor.to(self.device, dtype)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
@@ -247,6 +290,8 @@ class _Checkpoint:
                 f"There is too little memory on {self.device} for {self.entry.name}. Use fp16, or offloading."
             ) from error
         network.load_state_dict(filled, assign=True)
+        for part in {name.partition(".")[0] for name in waiting}:
+            _fetch_when_used(getattr(network, part), dtype)
         # What is left are buffers that no file has, such as position ids.
         return network.to(self.device).eval().requires_grad_(False)
 
@@ -268,6 +313,13 @@ class _Checkpoint:
 
 _Tensors = Mapping[str, Callable[[], torch.Tensor]]
 """A network's tensors by name, each read when it is called."""
+
+
+_TEXT_NUMBERS = (
+    "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads",
+    "max_position_embeddings", "hidden_act", "layer_norm_eps", "pad_token_id", "bos_token_id", "eos_token_id",
+)  # fmt: skip
+"""What of a text encoder's config describes the network. The rest can name code to be fetched (`attn_implementation`)."""
 
 
 class _Origin(Protocol):
@@ -363,8 +415,9 @@ class _Folder:
         from transformers import CLIPTokenizer
 
         try:
-            return CLIPTokenizer.from_pretrained(self.folder / part, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
+            # As in _clip_tokenizer: what is written in a prompt is text.
+            return CLIPTokenizer.from_pretrained(self.folder / part, local_files_only=True, split_special_tokens=True)
+        except Exception as error:  # a damaged vocabulary makes the library fail in any way, by a bare Exception too
             raise UnsupportedModel(f"The {part} of {self.folder.name} cannot be read. Copy the whole folder again.") from error
 
 
@@ -373,12 +426,41 @@ def _reading(read: Callable[[str], torch.Tensor], prefix: str, source: Source) -
 
 
 def _taken(tensor: torch.Tensor, source: Source) -> torch.Tensor:
-    """What `source` means of the tensor in the file; a view where that is possible."""
-    if source.third is not None:
-        tensor = tensor.chunk(3)[source.third]
-    if source.matrix and tensor.ndim == 4:
+    """What `source` means of the tensor in the file; a view where that is possible. One of no such shape stays as it is."""
+    if source.third is not None and tensor.ndim:
+        tensor = tensor.tensor_split(3)[source.third]
+    if source.matrix and tensor.shape[2:] == (1, 1):
         tensor = tensor[:, :, 0, 0]
-    return tensor.T.contiguous() if source.transpose else tensor
+    return tensor.T.contiguous() if source.transpose and tensor.ndim == 2 else tensor
+
+
+_WAITING = ("encoder.down_blocks.", "encoder.mid_block.", "decoder.mid_block.", "decoder.up_blocks.")
+"""Nearly all of a VAE: steps are taken without it, and pictures made from words never need its encoder. Its first layer does not
+wait, because a network's `dtype` is read from that."""
+
+
+def _fetch_when_used(part: nn.Module, dtype: torch.dtype) -> None:
+    """Copy the part's tensors from the mapped file, in this precision, when it is first called."""
+
+    def fetch(part: nn.Module, _given: Any) -> None:
+        part.to(dtype)
+        handle.remove()
+
+    handle = part.register_forward_pre_hook(fetch)
+
+
+def _hand_back_what_is_freed() -> None:
+    """Let large tensors' memory go back to the system when they are freed.
+
+    glibc raises the size from which it does so, up to 32 MB, and keeps what is smaller: 0.2 GB after one step of SD 1.5.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library, which has no such habit
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+
+
+_M_MMAP_THRESHOLD = -3
+"""mallopt(3)"""
 
 
 def _no_memory() -> Any:

@@ -124,7 +124,7 @@ class Catalog:
         raise ModelMissing(f"There is no model '{name}'. {hint}")
 
     def _entry(self, root: Path, path: Path, wanted: str) -> Entry:
-        name = path.relative_to(root).as_posix()
+        name = path.relative_to(root).as_posix() if path != root else root.name
         found, problem = self._look(path, name, wanted)
         return Entry(name, path, found, self._hashes.known(path), problem)
 
@@ -134,14 +134,18 @@ class Catalog:
         if key not in self._known:
             try:
                 found = self._describe(path)
-                self._known[key] = found, detect.wrong(found, wanted, name) or _incomplete(found, name)
-            except (UnsupportedModel, OSError) as error:
-                self._known[key] = Found("unknown"), str(error)
+            except UnsupportedModel as error:  # not remembered: permissions change without a trace in the stamp
+                return Found("unknown"), str(error)
+            except OSError as error:
+                return Found("unknown"), f"{name} cannot be read ({error.strerror}). Check its permissions, or copy it again."
+            self._known[key] = found, detect.wrong(found, wanted, name) or _incomplete(found, name)
         return self._known[key]
 
     def _describe(self, path: Path) -> Found:
-        if path.is_dir():
-            return folders.describe(path)
+        if folders.is_folder(path):
+            return folders.describe(path, allow_pickles=self.allow_pickles)
+        if os.path.isdir(path):
+            raise UnsupportedModel(f"The folder {path.name} cannot be read. Check its permissions.")
         return detect.detect(files.header(path, allow_pickles=self.allow_pickles))
 
 
@@ -177,7 +181,7 @@ def _by_hash(entry: Entry, wanted: str) -> bool:
 
 
 def _models(root: Path) -> list[Path]:
-    """Weights files and diffusers folders under `root`, by name; links are followed, once each."""
+    """Weights files, diffusers folders, and folders that may not be read, by name. Links are followed, once each."""
     return sorted(_walk(root, set()), key=lambda path: path.relative_to(root).as_posix().lower())
 
 
@@ -187,8 +191,11 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
         return
     seen.add(real)
     try:
-        inside = list(os.scandir(folder))
-    except OSError:  # a folder that is missing counts as empty, and one that may not be read has nothing for us
+        inside = sorted(os.scandir(folder), key=lambda entry: (entry.is_symlink(), entry.name))  # a link never hides its target
+    except FileNotFoundError:  # counts as empty
+        return
+    except OSError:
+        yield folder
         return
     for entry in inside:
         path = Path(entry.path)
@@ -260,17 +267,18 @@ class _Hashes:
     def _save(self) -> None:
         """Atomically. A models folder that cannot be written (shared, read-only) costs computing again after the next start, no
         more."""
-        part = self.file.with_name(f"{self.file.name}.{os.getpid()}.part")
+        part = self.file.with_name(f"{self.file.name}.{os.getpid()}-{threading.get_ident()}.part")
         try:
             part.write_text(json.dumps(self._known, indent=0), encoding="utf-8")
             os.replace(part, self.file)
         except OSError:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
 
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    weights = sorted(file for file in path.rglob("*") if file.suffix in files.ENDINGS) if path.is_dir() else [path]
+    weights = sorted(one for one in path.rglob("*") if one.suffix in files.ENDINGS and one.is_file()) if path.is_dir() else [path]
     for file in weights:
         with open(file, "rb") as content:
             while block := content.read(1 << 22):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -39,11 +40,14 @@ _ARCHITECTURES = {
 
 def is_folder(path: Path) -> bool:
     """Whether `path` is a diffusers folder."""
-    return (path / INDEX).is_file()
+    return os.path.isfile(path / INDEX)  # pathlib's own raises PermissionError before Python 3.14
 
 
-def describe(folder: Path) -> Found:
-    """What the diffusers folder holds. Raises UnsupportedModel when a part is missing, broken or not finished."""
+def describe(folder: Path, *, allow_pickles: bool = False) -> Found:
+    """What the diffusers folder holds.
+
+    Raises UnsupportedModel when a part is missing, broken or not finished, or is a pickle and those are not allowed.
+    """
     index = read_json(folder / INDEX)
     pipeline = str(index.get("_class_name"))
     architecture = _ARCHITECTURES.get(pipeline)
@@ -55,30 +59,32 @@ def describe(folder: Path) -> Found:
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     if architecture == "sd1" and unet.get("cross_attention_dim") == 1024:
         architecture = "sd2"
-    if architecture == "sdxl" and index.get("text_encoder", [None])[0] is None:
+    if architecture == "sdxl" and index.get("text_encoder") in (None, [None, None]):
         architecture = "sdxl-refiner"
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise UnsupportedModel(
+            f"{folder.name} predicts {str(prediction)[:40]}, which this version does not run. Choose another model."
+        )
     parts = ("unet", "vae", "text_encoder", "text_encoder_2") if architecture == "sdxl" else ("unet", "vae", "text_encoder")
     found = Found(
         "checkpoint",
         architecture,
         inpaint=unet.get("in_channels") == 9,
-        prediction=str(scheduler.get("prediction_type", "epsilon")),
+        prediction=prediction,
         zero_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
         parts=parts,
     )
-    return replace(found, **_contents(folder, parts) if architecture in detect.RUNNABLE else {})
+    return replace(found, **_contents(folder, parts, allow_pickles) if architecture in detect.RUNNABLE else {})
 
 
-def _contents(folder: Path, parts: tuple[str, ...]) -> dict[str, Any]:
+def _contents(folder: Path, parts: tuple[str, ...], allow_pickles: bool) -> dict[str, Any]:
     """Size of all tensors, and the kind of most of their numbers."""
     kinds: Counter[str] = Counter()
     for part in parts:
         for file in weights(folder, part):
-            if file.suffix == ".safetensors":
-                for fact in files.header(file).facts.values():
-                    kinds[fact.dtype] += fact.bytes
-            else:
-                kinds["F32"] += file.stat().st_size
+            for fact in files.header(file, allow_pickles=allow_pickles).facts.values():
+                kinds[fact.dtype] += fact.bytes
     return {"bytes": sum(kinds.values()), "dtype": kinds.most_common(1)[0][0] if kinds else ""}
 
 
@@ -119,10 +125,12 @@ def _pieces(index: Path) -> list[Path]:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a small JSON file. Raises UnsupportedModel, naming folder and file, when there is none."""
     try:
+        if path.stat().st_size > files.MAX_HEADER:
+            raise ValueError("no small file")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UnsupportedModel(f"{path.parent.name} lacks {path.name}. Copy the whole folder of the model again.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnsupportedModel(
             f"{path.name} in {path.parent.name} cannot be read. Copy the whole folder of the model again."
         ) from error

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _ZIP = b"PK\x03\x04"
 
+MAX_PROGRAM = 25_000_000
+"""The longest program in bytes that is run; those of full checkpoints have 0.4 MB. The numbers lie beside it."""
+
 _STORAGES = {
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "LongStorage": "I64",
     "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8", "BoolStorage": "BOOL",
@@ -61,8 +64,10 @@ def shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-                with archive.open(name) as file:
+                program = next(one for one in archive.infolist() if one.filename.endswith("data.pkl"))
+                if program.file_size > MAX_PROGRAM:
+                    raise ValueError("it unpacks to more than any list of tensors takes")
+                with archive.open(program) as file:
                     content = _Reader(file).load()
         else:
             with open(path, "rb") as file:
@@ -85,7 +90,9 @@ def tensors(path: Path) -> Mapping[str, torch.Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise _refused(path, "something else") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # as in `shapes`
         raise UnsupportedModel(f"{path.name} is damaged or breaks off. Download it again.") from error
     return {name: value for name, value in _flat(content).items() if isinstance(value, torch.Tensor)}
 
