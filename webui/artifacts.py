@@ -204,7 +204,9 @@ class Artifacts:
 
     def _find(self, artifact_id: str) -> Path | None:
         if artifact_id in self._adopted:
-            return self._adopted[artifact_id] if self._adopted[artifact_id].is_file() else None
+            path = self._adopted[artifact_id]
+            # A link that has taken its place leads to a file that its owner never named.
+            return path if path.is_file() and path.resolve() == path else None
         if _UPLOAD_ID.fullmatch(artifact_id):
             candidates = sorted((self.root / _UPLOADS / artifact_id).glob("*"))
         elif _RESULT_ID.fullmatch(artifact_id):

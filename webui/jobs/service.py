@@ -189,6 +189,10 @@ class JobService:
         """Undo `delete`. Raises InvalidRequest when the job is gone for good, or never was."""
         return self._job(self._keeping.restore(job_id))
 
+    def deleted(self, job_id: str) -> Job:
+        """A job that `restore` can bring back. Raises InvalidRequest when there is none."""
+        return self._loaded(job_id, deleted=True)
+
     def usage(self) -> Usage:
         return self._keeping.usage()
 
@@ -197,9 +201,10 @@ class JobService:
         for job_id in self._keeping.sweep():
             self._board.remove(job_id)
 
-    def thumbnail(self, job_id: str) -> Path | None:
-        """A small JPEG of what the job made, when there is one."""
-        path = self._state / "thumbnails" / f"{self.get(job_id).id}.jpg"
+    def thumbnail(self, job_id: str, *, deleted: bool = False) -> Path | None:
+        """A small JPEG of what the job made, when there is one. deleted: of a job that `restore` can bring back."""
+        job = self.deleted(job_id) if deleted else self.get(job_id)
+        path = self._state / "thumbnails" / f"{job.id}.jpg"
         return path if path.is_file() else None
 
     def recall(self, path: Path) -> tuple[str, dict[str, Any]] | None:
@@ -261,9 +266,9 @@ class JobService:
         finally:
             self._refreshing.release()
 
-    def _loaded(self, job_id: str) -> Job:
+    def _loaded(self, job_id: str, *, deleted: bool = False) -> Job:
         record = self._store.get(job_id)
-        if record is None or record.deleted is not None:
+        if record is None or (record.deleted is not None) is not deleted:
             raise InvalidRequest(f"There is no job '{job_id[:64]}' any more. Start it again.")
         return self._job(record)
 
@@ -272,8 +277,10 @@ class JobService:
         return [self._artifacts.get(artifact_id) for artifact_id in ids if artifact_id]
 
     def _job(self, record: Record) -> Job:
-        for artifact_id, path in record.files.items():
-            self._artifacts.know(artifact_id, Path(path))
+        # What the job made, wherever its owner wanted it. Not what it was given: that is the owner's, and not to be handed out.
+        for artifact_id in record.result["artifacts"] if record.result else ():
+            if artifact_id in record.files:
+                self._artifacts.know(artifact_id, Path(record.files[artifact_id]))
         return Job(
             id=record.id,
             kind=record.kind,
