@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from webui.errors import InvalidRequest
 
@@ -67,7 +69,8 @@ class Settings:
     @property
     def jobs_url(self) -> str:
         """Where the table of jobs is, for SQLAlchemy."""
-        return self.database_url or f"sqlite:///{self.outputs_dir / '.galatea' / 'jobs.sqlite'}"
+        path = self.outputs_dir / ".galatea" / "jobs.sqlite"
+        return self.database_url or f"sqlite:///{quote(str(path), safe='/: ' + os.sep)}"
 
     @property
     def guarded(self) -> bool:

@@ -6,8 +6,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +157,7 @@ class JobService:
     def cancel(self, job_id: str) -> Job:
         """Ask a job to stop. What it has made so far is kept. A finished job stays as it is."""
         self.get(job_id)
-        record = self._store.cancel(job_id, STOPPED)
+        record = self._store.cancel(job_id, STOPPED, self._kinds)
         if record is not None and record.state.finished:
             self._board.put(self._job(record))
         elif record is not None:
@@ -222,13 +221,19 @@ class JobService:
     def close(self, timeout: float = 10.0) -> None:
         """Stop working within `timeout` seconds."""
         for job_id in self._own:
-            self._store.cancel(job_id, STOPPED)
+            self._quietly(lambda job_id=job_id: self._store.cancel(job_id, STOPPED, self._kinds))
         self._pool.close(timeout)
         for job_id in self._own:
-            with suppress(InvalidRequest):  # it was deleted meanwhile
-                self._board.put(self._loaded(job_id))
+            self._quietly(lambda job_id=job_id: self._board.put(self._loaded(job_id)))
         self._board.close()
         self._store.close()
+
+    def _quietly(self, action: Callable[[], object]) -> None:
+        """On the way out: that the table cannot be used, or that a job was deleted, must keep nobody from leaving."""
+        try:
+            action()
+        except (StorageError, InvalidRequest) as error:
+            log.warning("%s", error)
 
     def _told(self, what: str, job_id: str, changes: dict[str, Any]) -> None:
         """News of a worker, on its own thread."""
@@ -261,6 +266,8 @@ class JobService:
                 record = unfinished.get(job_id) or self._store.get(job_id)
                 if record is not None and job_id not in self._live:
                     self._board.put(self._job(record))
+                if job_id in self._live:  # it began in between, and what was read was older
+                    self._told("started", job_id, {})
         except StorageError as error:  # whoever watches goes on with what the workers tell
             log.warning("%s", error)
         finally:

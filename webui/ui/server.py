@@ -103,7 +103,7 @@ def sweep(service: JobService) -> None:
     """Delete what nobody needs any more; that it fails is no reason to stop serving."""
     try:
         service.sweep()
-    except GalateaError as error:
+    except (GalateaError, OSError) as error:
         log.warning("%s", error)
 
 
@@ -157,9 +157,10 @@ def remove_abandoned(parent: Path) -> None:
 
 @contextmanager
 def stop_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets."""
+    """An event that Ctrl-C, SIGTERM or the end of the terminal sets."""
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
     try:
         yield stop
     finally:
