@@ -477,3 +477,16 @@ def test_a_result_in_a_linked_folder_is_there(serve, tmp_path: Path):
     service = serve(fakes.COUNT)
     job = service.wait(service.submit("count", {"steps": 1}, target=tmp_path / "link" / "x.txt").id, 20)
     assert service.get(job.id).result.artifacts[0].path == tmp_path / "real" / "x.txt"
+
+
+def test_a_table_of_an_older_studio_is_taken_over(tmp_path: Path):
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    store = Store(url)
+    store.add(Record("a" * 32, "count", JobState.QUEUED, {}, 1, 0.0))
+    with store._write() as connection:
+        connection.execute(sa.text("ALTER TABLE galatea_jobs DROP COLUMN steps"))
+    store.close()
+    store = Store(url)
+    assert store.get("a" * 32).steps == 0
+    assert store.claim("worker", ("count",), only_own=False).id == "a" * 32
+    store.close()

@@ -120,6 +120,12 @@ def mirrored_person(person: Person) -> Person:
     return replace(person, light={"left": "right", "right": "left"}.get(person.light, person.light))
 
 
+def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """(n, 77)"""
+    padded = {"padding": "max_length", "truncation": True, "max_length": model.MAX_TOKENS}
+    return tokenizer(texts, return_tensors="pt", **padded).input_ids
+
+
 def weights(times: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:
     ratio = alphas[times] / (1 - alphas[times])
     return (ratio.clamp(max=MOST_SNR) / ratio)[:, None, None, None]
@@ -147,9 +153,7 @@ def train(work: Path, steps: int) -> None:
         rng = np.random.default_rng([13, step])
         torch.manual_seed(step)
         chosen, mirrored = rng.integers(0, len(latents), BATCH), rng.integers(0, 2, BATCH)
-        ids = tokenizer(
-            captions(chosen, mirrored, rng), padding="max_length", truncation=True, max_length=model.MAX_TOKENS, return_tensors="pt"
-        ).input_ids
+        ids = token_ids(tokenizer, captions(chosen, mirrored, rng))
         clean = latents.draw(chosen, mirrored, rng)
         noise, times = torch.randn_like(clean), torch.randint(0, len(noising.alphas_cumprod), (BATCH,))
         with torch.autocast("cpu", torch.bfloat16):

@@ -68,7 +68,12 @@ def text_encoder(vocabulary: int) -> CLIPTextModel:
 def scheduler() -> DDIMScheduler:
     """Stable Diffusion 1.x's noise."""
     return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
     )
 
 
@@ -81,7 +86,8 @@ def train_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
     words = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=512 + MERGES, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False)
+    size = len(letters) * 2 + MERGES
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False)
     # Each byte ends a word somewhere, so that any word can be spelled.
     tokenizer.train_from_iterator([*captions, *letters], trainer)
     pieces = dict(tokenizer.get_vocab())

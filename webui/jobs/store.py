@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as NoConnection
+from sqlalchemy.schema import CreateColumn
 
 from webui.errors import StorageError
 from webui.jobs.slots import home_of
@@ -39,6 +40,7 @@ _FINISHED = tuple(state.value for state in JobState if state.finished)
 _BUSY_MS = 30_000
 
 _metadata = sa.MetaData()
+# A column that comes later has a server_default: tables of older studios get it, see _bring_up_to_date.
 _jobs = sa.Table(
     "galatea_jobs",
     _metadata,
@@ -57,7 +59,7 @@ _jobs = sa.Table(
     sa.Column("seen", sa.Float),
     sa.Column("cancel", sa.Boolean, nullable=False, default=False),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
-    sa.Column("steps", sa.Integer, nullable=False, default=0),
+    sa.Column("steps", sa.Integer, nullable=False, default=0, server_default="0"),
     sa.Column("deaths", sa.Integer, nullable=False, default=0),
     sa.Column("died_after", sa.Integer, nullable=False, default=-1),
     sa.Column("created", sa.Float, nullable=False),
@@ -129,10 +131,10 @@ class Store:
     def __init__(self, url: str):
         self._engine = _engine(url)
         self._clock = sa.literal_column(_CLOCKS[self._engine.dialect.name], sa.Float)
-        with suppress(StorageError), database_errors():
-            _metadata.create_all(self._engine)
+        with suppress(StorageError, ProgrammingError, IntegrityError), database_errors():
+            _bring_up_to_date(self._engine)
         with database_errors():  # again, for when another program was making the table at the same time
-            _metadata.create_all(self._engine)
+            _bring_up_to_date(self._engine)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -328,6 +330,16 @@ def patiently(action: Callable[[], Any], closing: Callable[[], bool], pause: flo
                 raise
             log.warning("%s Trying again.", error)
             time.sleep(pause)
+
+
+def _bring_up_to_date(engine: sa.Engine) -> None:
+    """Make the table, or add the columns that it lacks."""
+    _metadata.create_all(engine)
+    known = {column["name"] for column in sa.inspect(engine).get_columns(_jobs.name)}
+    for column in _jobs.columns:
+        if column.name not in known:
+            with engine.begin() as connection:
+                connection.execute(sa.text(f"ALTER TABLE {_jobs.name} ADD COLUMN {CreateColumn(column).compile(engine)}"))
 
 
 def _held(job_id: str, worker: str) -> sa.ColumnElement[bool]:
