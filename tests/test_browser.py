@@ -382,6 +382,27 @@ def test_a_closed_tab_stops_nothing(page: sync_api.Page, server: Server, portrai
     assert video_facts(again)["width"] == 512
 
 
+def test_who_looks_on_may_begin_a_video_of_their_own(
+    page: sync_api.Page, server: Server, portrait_file: Path, long_voice_file: Path, voice_file: Path
+):
+    drop(page, portrait_file, long_voice_file)
+    page.click("#sadtalker-generate")
+    page.wait_for_selector(".job-preview img", timeout=60_000)
+    theirs = page.evaluate(JOB)
+    second = page.context.browser.new_context(locale="en-US").new_page()
+    second.goto(server.url)
+    second.wait_for_selector(".job-preview img", timeout=20_000)
+    drop(second, portrait_file, voice_file)
+    second.click("#sadtalker-generate")
+    second.wait_for_function(f"{JOB} !== '{theirs}'", timeout=20_000)
+    second.wait_for_selector("#sadtalker-generate:disabled", timeout=20_000)
+    assert page.locator("#sadtalker-card .job-running").count() == 1 and page.evaluate(JOB) == theirs
+    page.click("#sadtalker-cancel")
+    second.wait_for_selector("#sadtalker-video video", timeout=90_000)
+    assert second.evaluate(JOB) != theirs
+    second.context.close()
+
+
 def test_another_computer_finds_the_running_job_and_no_finished_one(
     page: sync_api.Page, phone: sync_api.Page, server: Server, portrait_file: Path, long_voice_file: Path
 ):

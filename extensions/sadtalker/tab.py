@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import gradio as gr
@@ -179,16 +180,24 @@ def _results(studio: Studio) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """A generator's right to flow to a page. looks_on: it shows a job found there, and makes way when the visitor begins one."""
+
+    looks_on: bool
+
+
 @dataclass(frozen=True)
 class Events:
     """What happens when. A generator watches a job: its snapshots flow to the page until it ends or the page closes.
 
-    busy: the pages that a generator flows to, by their session. A second one would fight the first for the same widgets.
+    turns: whose turn it is on which page, by session. Two generators would fight each other for the same widgets.
     """
 
     studio: Studio
     widgets: Widgets
-    busy: dict[str | None, object] = field(default_factory=dict)
+    turns: dict[str | None, Turn] = field(default_factory=dict)
+    taking: Lock = field(default_factory=Lock)
 
     def connect(self) -> None:
         widgets = self.widgets
@@ -211,13 +220,13 @@ class Events:
         self.studio.offer_form(KIND, outputs, self.fill, title="kind")
 
     def generate(self, values: dict[Any, Any], visitor: gr.Request) -> Iterator[dict[Any, Any]]:
-        with self.studio.guard(visitor), self.turn(visitor) as mine:
-            yield from self.run(values, visitor) if mine else self.refuse(visitor)
+        with self.studio.guard(visitor), self.turn(visitor) as turn:
+            yield from self.run(values, visitor, turn) if turn else self.refuse(visitor)
 
     def example(self, values: dict[Any, Any], visitor: gr.Request) -> Iterator[dict[Any, Any]]:
         """Show an example's portrait and voice, and make the video of them with the options as they are."""
-        with self.studio.guard(visitor), self.turn(visitor) as mine:
-            if not mine:
+        with self.studio.guard(visitor), self.turn(visitor) as turn:
+            if not turn:
                 yield from self.refuse(visitor)
                 return
             # Stored like an upload: the job goes on after a restart, and its settings can be used again.
@@ -226,41 +235,48 @@ class Events:
             sources = {self.widgets.portrait: portrait, self.widgets.voice: voice}
             # As updates: a bare file's value would be overwritten in the browser by the differences that the later yields send.
             yield {widget: gr.update(value=path) for widget, path in sources.items()}
-            yield from self.run(values | sources, visitor)
+            yield from self.run(values | sources, visitor, turn)
 
     @contextmanager
-    def turn(self, visitor: gr.Request) -> Iterator[bool]:
-        """Whether nothing else flows to the visitor's page; nothing else may until the end of the block."""
-        session, me = visitor.session_hash, object()
-        mine = self.busy.setdefault(session, me) is me  # one step: two clicks at once cannot both be first
+    def turn(self, visitor: gr.Request, *, looks_on: bool = False) -> Iterator[Turn | None]:
+        """The right to flow to the visitor's page, to the end of the block; None while another has it that does not look on."""
+        session, mine = visitor.session_hash, Turn(looks_on)
+        with self.taking:  # two clicks at once cannot both be first
+            holder = self.turns.get(session)
+            free = holder is None or holder.looks_on
+            if free:
+                self.turns[session] = mine
         try:
-            yield mine
+            yield mine if free else None
         finally:
-            if mine:
-                del self.busy[session]
+            with self.taking:
+                if self.turns.get(session) is mine:
+                    del self.turns[session]
 
     def refuse(self, visitor: gr.Request) -> Iterator[dict[Any, Any]]:
         self.studio.tell(self.studio.say("busy", visitor))
         yield {self.widgets.card: gr.skip()}  # Gradio empties every output of a generator that yields nothing
 
-    def run(self, values: dict[Any, Any], visitor: gr.Request) -> Iterator[dict[Any, Any]]:
+    def run(self, values: dict[Any, Any], visitor: gr.Request, turn: Turn) -> Iterator[dict[Any, Any]]:
         job = self.studio.service.submit(KIND, _request(self.studio, self.widgets, values, visitor))
-        yield from self.watch(job.id, visitor)
+        yield from self.watch(job.id, visitor, turn)
 
     def resume(self, job_id: str, visitor: gr.Request) -> Iterator[dict[Any, Any]]:
         """The job that this browser tab knew before it was reloaded; a new one shows what is being made, if anything is."""
-        with self.studio.guard(visitor), self.turn(visitor) as mine:
+        with self.studio.guard(visitor), self.turn(visitor, looks_on=True) as turn:
             known = job_id if job_id and _is_known(self.studio, job_id) else _in_the_making(self.studio)
-            if not mine:
+            if not turn:
                 yield from self.refuse(visitor)
             elif known:
-                yield from self.watch(known, visitor)
+                yield from self.watch(known, visitor, turn)
             else:
                 yield {self.widgets.card: f'<p class="hint">{self.studio.say("hint", visitor)}</p>'}
 
-    def watch(self, job_id: str, visitor: gr.Request) -> Iterator[dict[Any, Any]]:
+    def watch(self, job_id: str, visitor: gr.Request, turn: Turn) -> Iterator[dict[Any, Any]]:
         for job in self.studio.follow(job_id, visitor):
-            yield _view(self.studio, self.widgets, job, visitor)
+            if self.turns.get(visitor.session_hash) is not turn:
+                return
+            yield _view(self.studio, self.widgets, job, visitor, turn)
         if job.state is JobState.CANCELLED:
             self.studio.tell(self.studio.say("stopped_partial" if job.result else "stopped", visitor))
 
@@ -339,7 +355,7 @@ def _in_the_making(studio: Studio) -> str | None:
     return newest and newest.id
 
 
-def _view(studio: Studio, widgets: Widgets, job: Job, visitor: gr.Request) -> dict[Any, Any]:
+def _view(studio: Studio, widgets: Widgets, job: Job, visitor: gr.Request, turn: Turn) -> dict[Any, Any]:
     """What the page shows of a job."""
     running = not job.state.finished
     # A file that was removed by hand is not among the artifacts.
@@ -347,7 +363,7 @@ def _view(studio: Studio, widgets: Widgets, job: Job, visitor: gr.Request) -> di
     return {
         widgets.job_id: job.id,
         widgets.card: studio.card(job, visitor),
-        widgets.generate: gr.update(interactive=not running),
+        widgets.generate: gr.update(interactive=turn.looks_on or not running),
         widgets.cancel: gr.update(interactive=running),
         widgets.video: gr.update(value=video, visible=video is not None),
         widgets.download: gr.update(value=video, visible=video is not None),
