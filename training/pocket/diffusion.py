@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +16,11 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
-from training.pocket import model, pictures, portraits
+from training.pocket import checkpoint, model, pictures, portraits
 from training.pocket.attributes import Person
 from training.pocket.captions import caption
-from training.pocket.vae import rate, tensors
+from training.pocket.checkpoint import moving_average, rate
+from training.pocket.vae import tensors
 
 COUNT, SIZE = 20_000, 128
 BATCH = 32
@@ -45,7 +45,6 @@ SKIPPED = 0.15
 MOST_SNR = 5.0
 """Clean pictures count no more than those of this signal-to-noise ratio (Hang et al. 2023, "Min-SNR weighting")."""
 
-SAVE_EVERY = 250
 EMA = 0.9995
 
 
@@ -132,26 +131,17 @@ def weights(times: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:
 
 
 def train(work: Path, steps: int) -> None:
-    torch.manual_seed(2)
-    rng = np.random.default_rng(11)
-    if not (work / "tokenizer").exists():
-        model.train_tokenizer((caption(portraits.person(index), rng) for index in range(COUNT)), work / "tokenizer")
-    tokenizer, latents = CLIPTokenizer.from_pretrained(work / "tokenizer"), Latents(work)
+    tokenizer, latents = _tokenizer(work), Latents(work)
     noising = model.scheduler()
+    torch.manual_seed(2)
     parts = Parts(len(tokenizer))
-    average = torch.optim.swa_utils.AveragedModel(parts, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA))
+    average = moving_average(parts, EMA)
     optimizer = torch.optim.AdamW(parts.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, WARM_UP))
-    checkpoint, first = work / "diffusion.pt", 0
-    if checkpoint.exists():
-        kept = torch.load(checkpoint, weights_only=True)
-        first = kept["step"]
-        for part, name in ((parts, "parts"), (average, "average"), (optimizer, "optimizer"), (schedule, "schedule")):
-            part.load_state_dict(kept[name])
-    losses, begun = [], time.monotonic()
-    for step in range(first, steps):
-        rng = np.random.default_rng([13, step])
-        torch.manual_seed(step)
+
+    def step(number: int) -> float:
+        rng = np.random.default_rng([13, number])
+        torch.manual_seed(number)
         chosen, mirrored = rng.integers(0, len(latents), BATCH), rng.integers(0, 2, BATCH)
         ids = token_ids(tokenizer, captions(chosen, mirrored, rng))
         clean = latents.draw(chosen, mirrored, rng)
@@ -165,15 +155,17 @@ def train(work: Path, steps: int) -> None:
         optimizer.zero_grad()
         schedule.step()
         average.update_parameters(parts)
-        losses.append(loss.item())
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-            pace = (time.monotonic() - begun) / (step + 1 - first)
-            print(f"step {step + 1} of {steps}: loss {np.mean(losses):.4f}, {pace:.2f} s a step", flush=True)
-            losses.clear()
-            states = {"parts": parts, "average": average, "optimizer": optimizer, "schedule": schedule}
-            kept = {name: part.state_dict() for name, part in states.items()} | {"step": step + 1}
-            torch.save(kept, checkpoint.with_suffix(".part"))
-            checkpoint.with_suffix(".part").replace(checkpoint)
+        return loss.item()
+
+    kept = {"parts": parts, "average": average, "optimizer": optimizer, "schedule": schedule}
+    checkpoint.train(work / "diffusion.pt", steps, kept, step)
+
+
+def _tokenizer(work: Path) -> CLIPTokenizer:
+    folder, rng = work / "tokenizer", np.random.default_rng(11)
+    if not folder.exists():
+        model.train_tokenizer((with_praise(caption(portraits.person(index), rng), rng) for index in range(COUNT)), folder)
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 def main() -> None:

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
-from training.pocket import model, pictures
+from training.pocket import checkpoint, model, pictures
+from training.pocket.checkpoint import moving_average, rate
 
 COUNT, SIZE = 20_000, 128
 BATCH = 8
@@ -26,7 +25,6 @@ KL_WEIGHT = 1e-5
 """Latents need not be Gaussian, only of moderate size, and smooth."""
 
 EDGE_WEIGHT = 1.0
-SAVE_EVERY = 250
 EMA = 0.998
 
 
@@ -48,13 +46,6 @@ def edges(made: torch.Tensor, wanted: torch.Tensor, octaves: int = 3) -> torch.T
     return total / octaves
 
 
-def rate(step: int, steps: int, warm_up: int = WARM_UP) -> float:
-    """Of the learning rate: up, then down along a cosine."""
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / (steps - warm_up))))
-
-
 def tensors(batch: np.ndarray) -> torch.Tensor:
     """(n, height, width, 3) uint8 to (n, 3, height, width) in -1..1."""
     pixels = torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2)
@@ -64,22 +55,16 @@ def tensors(batch: np.ndarray) -> torch.Tensor:
 def train(work: Path, steps: int) -> None:
     torch.manual_seed(1)
     vae = model.vae().to(memory_format=torch.channels_last)
-    average = torch.optim.swa_utils.AveragedModel(vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA))
+    average = moving_average(vae, EMA)
     optimizer = torch.optim.AdamW(vae.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
-    checkpoint, first = work / "vae.pt", 0
-    if checkpoint.exists():
-        kept = torch.load(checkpoint, weights_only=True)
-        first = kept["step"]
-        for part, name in ((vae, "vae"), (average, "average"), (optimizer, "optimizer"), (schedule, "schedule")):
-            part.load_state_dict(kept[name])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, WARM_UP))
     drawn = pictures.load(work, COUNT, SIZE)
-    errors, begun = [], time.monotonic()
-    for step in range(first, steps):
-        rng = np.random.default_rng([7, step])
+
+    def step(number: int) -> float:
+        rng = np.random.default_rng([7, number])
         batch = drawn[rng.integers(0, len(drawn), BATCH)]
         batch = batch[:, :, ::-1] if rng.random() < 0.5 else batch
-        torch.manual_seed(step)
+        torch.manual_seed(number)
         with torch.autocast("cpu", torch.bfloat16):
             total, error = loss(vae, tensors(batch))
         total.backward()
@@ -88,15 +73,11 @@ def train(work: Path, steps: int) -> None:
         optimizer.zero_grad()
         schedule.step()
         average.update_parameters(vae)
-        errors.append(float(error))
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-            pace = (time.monotonic() - begun) / (step + 1 - first)
-            print(f"step {step + 1} of {steps}: error {np.mean(errors):.4f}, {pace:.2f} s a step", flush=True)
-            errors.clear()
-            states = {"vae": vae, "average": average, "optimizer": optimizer, "schedule": schedule}
-            kept = {name: part.state_dict() for name, part in states.items()} | {"step": step + 1}
-            torch.save(kept, checkpoint.with_suffix(".part"))
-            checkpoint.with_suffix(".part").replace(checkpoint)
+        return float(error)
+
+    checkpoint.train(
+        work / "vae.pt", steps, {"vae": vae, "average": average, "optimizer": optimizer, "schedule": schedule}, step
+    )
     average.module.save_pretrained(work / "vae")
 
 

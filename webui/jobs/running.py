@@ -57,7 +57,8 @@ class RunningContext:
     """Implements webui.jobs.context.JobContext.
 
     tell:  hands changes of the Job to whoever watches.
-    save:  writes what the table must know before a step counts as finished, and hears whose the job is.
+    save:  writes what the table must know before a step counts as finished.
+    holds: whether the job is still this worker's.
     """
 
     def __init__(
@@ -69,11 +70,12 @@ class RunningContext:
         thumbnail: Path,
         tell: Callable[[dict[str, Any]], None],
         save: Callable[[], None],
+        holds: Callable[[], bool],
     ):
         self._run, self._artifacts, self._settings = run, artifacts, settings
         self._folder, self._thumbnail = folder, thumbnail
         self._has_thumbnail = thumbnail.exists()
-        self._tell, self._save = tell, save
+        self._tell, self._save, self._holds = tell, save, holds
         self._previews, self._moves = Throttle(), Throttle(PROGRESS_PER_SECOND)
         self._pace = Pace()
         self._stage = ""
@@ -149,7 +151,9 @@ class RunningContext:
         def saved() -> Any:
             result = function()
             self._run.news["steps"] = self._steps + 1
-            self._confirm()
+            self._save()
+            if self._run.lost:
+                raise Lost
             return result
 
         try:
@@ -180,8 +184,7 @@ class RunningContext:
 
     def _confirm(self) -> None:
         """Nothing is put into its place by a worker that has lost the job meanwhile. Raises Lost."""
-        self._save()
-        if self._run.lost:
+        if not self._holds():
             raise Lost
 
     def _said(self, **changes: Any) -> None:

@@ -187,6 +187,11 @@ class Store:
         """Say that `worker` is alive and how far it is. None when the job is not its own any more."""
         return self._update_one(_held(job_id, worker), seen=self._clock, **_columns(changes))
 
+    def holds(self, job_id: str, worker: str) -> bool:
+        """Whether the job is this worker's, as far as the table knows."""
+        with self._read() as connection:
+            return connection.execute(sa.select(_jobs.c.id).where(_held(job_id, worker))).first() is not None
+
     def finish(self, job_id: str, worker: str, state: JobState, **changes: Any) -> Record | None:
         """The end of a job that `worker` runs; None when it is not its own any more."""
         changes = {"state": state.value, "finished": time.time(), "worker": None, **_columns(changes)}

@@ -253,6 +253,7 @@ class Worker:
             self._state / "thumbnails" / f"{record.id}.jpg",
             tell=lambda changes: self._tell("changed", record.id, changes),
             save=lambda: patiently(lambda: self._save(run), self._closing.is_set),
+            holds=lambda: patiently(lambda: self._store.holds(record.id, self.name), self._closing.is_set),
         )
 
     def _ends(self, run: Run, result: JobResult) -> dict[str, Any]:
