@@ -138,6 +138,7 @@ def one(studio: Studio, victim: str, moment: float, expected: str, number: int) 
     with Segments(studio.outputs / ".galatea" / "steps" / job_id) as segments:
         time.sleep(moment)
         if studio.server.job(job_id)["state"] not in UNFINISHED:
+            assert studio.finished(job_id) == expected, "a job that nobody disturbed has another result"
             return None
         studio.kill(victim)
         lost = int(segments.begun())

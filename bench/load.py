@@ -75,8 +75,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         server = Server(Path(name) / "outputs", program(Path(name)))
         try:
-            many(server, Path(name) / "journal", arguments.jobs, arguments.watchers)
-            memory(server, Path(name) / "journal2", arguments.jobs)
+            memory(server, Path(name) / "journal", arguments.jobs)
+            many(server, Path(name) / "journal2", arguments.jobs, arguments.watchers)
             idle(server, arguments.idle)
         finally:
             server.stop()
@@ -133,7 +133,7 @@ def finished(server: Server, job_id: str) -> str:
 
 
 def memory(server: Server, journal: Path, jobs: int) -> None:
-    """Resident memory after 20 further jobs, and after all."""
+    """Resident memory after the first 20 jobs, and after all."""
     sizes = []
     for count in (20, jobs - 20):
         last = [server.submit("small", journal=str(journal), number=number) for number in range(count)][-1]

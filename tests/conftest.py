@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.servers import OUTPUTS
 
 PROJECT = Path(__file__).resolve().parent.parent
 EXAMPLES = PROJECT / "extensions" / "sadtalker" / "examples"
@@ -30,6 +32,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Gener
         report.outcome = "failed"
         report.longrepr = f"skipped although CI must run it: {call.excinfo.value if call.excinfo else 'unknown reason'}"
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Studios that a test starts without a folder of its own put nothing into the developer's outputs, nor into the history."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(OUTPUTS, str(tmp_path_factory.mktemp("outputs")))
+        yield
 
 
 @pytest.fixture(scope="session")

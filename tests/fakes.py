@@ -108,6 +108,7 @@ class StepsRequest(BaseModel):
     times: int = Field(1, ge=1, le=100, description="How often in each.")
     megabytes: int = Field(0, ge=0, le=1000, description="Size of the file that each leaves.")
     loud: bool = Field(False, description="Warn before the first.")
+    keeping: float = Field(0.0, ge=0.0, le=60.0, description="Seconds that it takes to put the result together.")
     seed: int | None = Field(None, ge=0, le=2**32 - 1, description="The first number.")
 
 
@@ -132,6 +133,10 @@ def steps(ctx, request: StepsRequest) -> JobResult:
     made = ctx.map("number", make, range(request.steps))
     if not made:
         raise Cancelled("Nothing was made.")
+    over = time.monotonic() + request.keeping
+    while time.monotonic() < over:
+        ctx.progress(1.0, f"{over - time.monotonic():.1f} s to go")
+        time.sleep(0.05)
     with ctx.output(".txt", "steps") as output, open(output.path, "wb") as file:
         for number in made:
             file.write((ctx.folder / f"{number}.txt").read_bytes())

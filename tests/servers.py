@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent
+OUTPUTS = "GALATEA_OUTPUTS_DIR"
 
 OFFLINE = """
 import socket
@@ -67,6 +68,11 @@ class Server:
             time.sleep(0.05)
 
 
+def environment() -> dict[str, str]:
+    """The environment without the developer's own settings of the studio; outputs go where conftest.py says."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GALATEA_") or name == OUTPUTS}
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -76,7 +82,7 @@ def free_port() -> int:
 @contextmanager
 def serving(command: list[str], port: int, temp: Path, **environ: str) -> Iterator[Server]:
     temp.mkdir(exist_ok=True)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GALATEA_")}
+    kept = environment()
     begun = time.monotonic()
     process = subprocess.Popen(
         command, cwd=PROJECT, env=kept | {"TMPDIR": str(temp)} | environ, text=True, stdout=-1, stderr=subprocess.STDOUT

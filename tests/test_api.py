@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from tests.fakes import COUNT, FAIL, HOUSE_JOBS, holding, start_program, write_extension
+from tests.processes import until
 from tests.servers import free_port, serving
 from webui import settings
 from webui.api import guard as guarding
@@ -37,6 +38,7 @@ from webui.settings import PROJECT, Settings
 
 HERE = "http://localhost:7860"
 UPLOAD_LIMIT = 1 << 20
+JSON = {"Content-Type": "application/json"}
 
 
 class Studio:
@@ -48,7 +50,7 @@ class Studio:
         self.service = JobService(kinds, self.artifacts, self.settings, alone=True)
         self.guard = Guard(self.settings, http_api(self.service, self.artifacts, self.settings))
         answer = Route("/{path:path}", lambda _request: PlainTextResponse("page"), methods=["GET", "POST"])
-        self.app = Starlette(routes=[answer], middleware=[self.guard.middleware])
+        self.app = guarding.Porch(Starlette(routes=[answer], middleware=[self.guard.middleware]), self.guard)
 
     def visitor(self, url: str = HERE, **options) -> TestClient:
         return TestClient(self.app, base_url=url, **options)
@@ -553,9 +555,77 @@ def test_guessing_is_slowed_down_on_the_api_and_on_the_pages_login(make, caplog:
     assert "s3cret" not in caplog.text and "wrong password" in caplog.text
 
 
+def test_whoever_was_right_before_is_not_locked_out_by_others(make):
+    visitor = make(gradio_auth=(("anna", "word"), ("bob", "word"))).visitor()
+    assert visitor.get("/api/kinds", auth=("anna", "word")).status_code == 200
+    for number in range(12):
+        visitor.get("/api/kinds", auth=("anna", f"wrong{number}"))
+    assert visitor.get("/api/kinds", auth=("anna", "word")).status_code == 200
+    refused(visitor.get("/api/kinds", auth=("bob", "word")), 429)
+
+
+def test_the_page_takes_the_same_header_as_the_api(make):
+    visitor = make(gradio_auth=(("anna", "word"),), api_token="a-long-token").visitor()
+    refused(visitor.get("/", auth=("anna", "wrong")), 401)
+    refused(visitor.get("/", headers={"Authorization": "Bearer wrong"}), 401)
+    assert visitor.get("/", headers={"Authorization": "Bearer a-long-token"}).text == "page"
+
+
+@pytest.mark.parametrize(
+    ("options", "right", "wrong"),
+    [
+        ({"gradio_auth": (("anna", "word"),)}, ("anna", "word"), ("bob", "word")),
+        ({"api_token": "a-long-token"}, ("anybody", "a-long-token"), ("anybody", "a-long-toke")),
+    ],
+)
+def test_the_pages_login_knows_passwords_and_the_token(options: dict, right: tuple, wrong: tuple):
+    guard = guarding.Guard(Settings(**options), None)
+    assert guard.closed and guard.admits(*right) and not guard.admits(*wrong)
+    assert not guarding.Guard(Settings(), None).closed
+
+
+def test_what_the_command_line_was_given_is_not_handed_out(make, tmp_path: Path):
+    """Its result is, for the history shows it, but not what has taken the result's place."""
+    studio = make()
+    given, made = (tmp_path / name for name in ("private.txt", "made.txt"))
+    given.write_text("3\n")
+    visitor, artifact = studio.visitor(), Artifacts(tmp_path / "elsewhere").adopt(given)
+    studio.artifacts.know(artifact.id, given)
+    job = studio.service.wait(studio.service.submit("count", {"source": artifact.id, "seed": 1}, target=made).id, 10)
+    result = job.result.artifacts[0].id
+    assert job.request.source == artifact.id
+    later = make()  # the server, which never saw the command line
+    visitor = later.visitor()
+    assert visitor.get(f"/api/jobs/{job.id}").json()["result"]["artifacts"][0]["id"] == result
+    assert visitor.get(f"/api/artifacts/{result}").status_code == 200
+    refused(visitor.get(f"/api/artifacts/{artifact.id}"), 404)
+    refused(visitor.post("/api/jobs", json={"kind": "count", "request": {"source": artifact.id}}), 422)
+    made.unlink()
+    made.symlink_to(given)
+    refused(visitor.get(f"/api/artifacts/{result}"), 404)
+
+
+def test_answers_cannot_be_framed_by_other_sites(visitor: TestClient):
+    for path in ("/", "/api/kinds", "/docs"):
+        headers = visitor.get(path).headers
+        assert "frame-ancestors" in headers["content-security-policy"] and headers["x-frame-options"], path
+
+
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "localhost.evil.example", "192.168.1.5:7860", "", "127.0.0.1@evil.example", "evil.example#localhost", "[::"],
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "192.168.1.5:7860",
+        "",
+        "127.0.0.1@evil.example",
+        "evil.example#localhost",
+        "[::",
+        "[::1].evil.example",
+        "localhost:abc",
+        "localhost:99999",
+        "127.0.0.1:7860:evil",
+    ],
 )
 @pytest.mark.parametrize("path", ["/", "/api/kinds", "/docs"])
 def test_a_foreign_host_is_refused_on_page_and_api(visitor: TestClient, path: str, host: str):
@@ -789,13 +859,16 @@ class TestRealServer:
         ):
             for path in ("/config", "/api/kinds", "/docs", "/openapi.json"):
                 assert visitor.get(path).status_code == 401, path
+            large = visitor.post("/gradio_api/queue/join", content=b"[" + b"1," * (9 << 20), headers=JSON)
+            assert large.status_code == 413
             visitor.headers["Authorization"] = "Bearer t0ken-of-mine"
-            assert visitor.get("/docs").status_code == 200
+            for path in ("/config", "/docs", "/"):
+                assert visitor.get(path).status_code == 200, path
             body = {"kind": "count", "request": {"steps": 100, "pause": 0.1}}
             job = visitor.post("/api/jobs", json=body).json()["id"]
             streams = [visitor.send(visitor.build_request("GET", f"/api/jobs/{job}/events"), stream=True) for _ in range(150)]
             begun = time.monotonic()
-            assert visitor.get(f"/api/jobs/{job}").json()["state"] == "running"
+            until(lambda: visitor.get(f"/api/jobs/{job}").json()["state"] == "running")
             assert visitor.post(f"/api/jobs/{job}/cancel").status_code == 200
             last = [events(stream.read().decode())[-1] for stream in streams]
             assert time.monotonic() - begun < 10

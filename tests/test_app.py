@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -170,3 +173,29 @@ def test_it_calls_nobody_and_sharing_without_internet_says_why_and_goes_on(exten
         server.wait_for("There is no public link")
         assert server.get("/")[0] == 200
     assert "Traceback" not in server.log
+
+
+def test_the_folders_of_killed_runs_are_removed_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    foreign = tmp_path / f"{page_server.FOLDER}foreign"
+    foreign.mkdir()
+    with page_server.private_folder() as held:
+        (held / "upload.png").touch()
+        killed = shutil.copytree(held, tmp_path / f"{page_server.FOLDER}killed")
+        with page_server.private_folder() as other:
+            assert held.exists() and other.exists() and foreign.exists() and not killed.exists()
+    assert [path.name for path in tmp_path.iterdir()] == [foreign.name]
+
+
+def test_the_page_fetches_nothing_by_url(monkeypatch: pytest.MonkeyPatch):
+    import gradio as gr
+    from gradio import processing_utils
+
+    for name in ("async_ssrf_protected_get", "async_ssrf_protected_download"):
+        monkeypatch.setattr(processing_utils, name, getattr(processing_utils, name))
+    page_server.refuse_downloads()
+    monkeypatch.setattr(processing_utils, "async_ssrf_protected_get", lambda _url: pytest.fail("it was asked for"))
+    with gr.Blocks(analytics_enabled=False):
+        box = gr.File()
+    with pytest.raises(gr.Error, match="fetches nothing by URL"):
+        asyncio.run(box.async_move_resource_to_block_cache("http://1.1.1.1/x.png"))

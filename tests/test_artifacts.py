@@ -19,6 +19,7 @@ from webui.artifacts import (
     check_target,
     full_disk_errors,
     link_or_copy,
+    move_into_place,
     readable_name,
 )
 from webui.errors import InvalidRequest, StorageError
@@ -296,3 +297,16 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     with pytest.raises(InvalidRequest, match="pipe"):
         Artifacts(tmp_path / "outputs").adopt(tmp_path / "pipe.wav")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders cannot be synced there")
+def test_a_file_is_on_the_disk_before_it_is_in_its_place_and_so_are_its_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    told: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: told.append(f"sync {os.readlink(f'/proc/self/fd/{number}')}"))
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda part, final: (told.append("replace"), replace(part, final)))
+    part = tmp_path / "a.part"
+    part.touch()
+    move_into_place(part, tmp_path / "one" / "two" / "a.txt")
+    one, two = tmp_path / "one", tmp_path / "one" / "two"
+    assert told == [f"sync {tmp_path}", f"sync {one}", f"sync {part}", "replace", f"sync {two}"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 import shutil
@@ -270,6 +272,47 @@ def test_the_history_gives_settings_back(page: sync_api.Page, phone: sync_api.Pa
     assert asked == [], "a page on which nothing moves asks for nothing"
 
 
+def test_what_was_deleted_comes_back_and_the_keyboard_keeps_its_place(
+    page: sync_api.Page, server: Server, portrait_file: Path, voice_file: Path
+):
+    jobs = [make(server, portrait_file, voice_file, "<img src=x> trio.jpg") for _ in range(3)]
+    focused = "document.activeElement.dataset.job"
+    open_history(page, search="trio")
+    page.wait_for_function("document.querySelectorAll('.tile').length == 3")
+    page.focus(f".tile[data-job='{jobs[1]}']")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.activeElement.id == 'history-back'")
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"{focused} == '{jobs[1]}'")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#history-delete", state="visible")
+    page.focus("#history-delete")
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"{focused} == '{jobs[0]}'")  # the next of the list, which is the older
+
+    page.reload()
+    open_history(page, search="trio")
+    page.click("#history-state input")
+    page.get_by_role("option", name="deleted", exact=True).click()
+    page.wait_for_selector(f".tile:only-child[data-job='{jobs[1]}']")
+    page.click(".tile")
+    page.click("#history-restore")
+    page.wait_for_selector("#history-video video", timeout=20_000)
+    page.click("#history-again")
+    page.get_by_text("The settings of “_img src=x_ trio” are filled in.").wait_for()
+
+
+def make(server: Server, portrait: Path, voice: Path, name: str) -> str:
+    """A small video, made through the API. Its job's id."""
+    files = [(name, portrait), (voice.name, voice)]
+    uploads = [{"name": name, "base64": base64.b64encode(path.read_bytes()).decode()} for name, path in files]
+    ids = [server.post("/api/artifacts", upload)["id"] for upload in uploads]
+    job = server.post("/api/jobs", {"kind": "talk", "request": {"portrait": ids[0], "voice": ids[1], "size": 256, "fps": 10}})
+    while json.loads(server.get(f"/api/jobs/{job['id']}")[1])["state"] in ("queued", "running"):
+        time.sleep(0.1)
+    return job["id"]
+
+
 def test_a_video_that_is_dropped_restores_its_settings(
     page: sync_api.Page, outputs: Path, portrait_file: Path, voice_file: Path, tmp_path: Path
 ):
@@ -293,8 +336,10 @@ def test_a_video_that_is_dropped_restores_its_settings(
     sentence(page, "Could not be filled in again: Portrait, Voice.")
     page.wait_for_selector(SEED)
     assert page.input_value(SEED) == "424242"
-    page.set_input_files("#sadtalker .drop-zone input[type=file]", voice_file)
+    evil = {"name": "<img src=x>.mp4", "mimeType": "video/mp4", "buffer": b"no video"}
+    page.set_input_files("#sadtalker .drop-zone input[type=file]", evil)
     sentence(page, "carries no settings")
+    assert page.locator("[data-testid=toast-body] img").count() == 0, "a file's name is text"
 
 
 def form_is_filled(page: sync_api.Page) -> None:
@@ -324,19 +369,59 @@ def test_a_second_job_is_refused_while_one_runs(page: sync_api.Page, portrait_fi
     assert page.evaluate(JOB) != job, "once it has ended, the next may begin"
 
 
-def test_a_closed_tab_stops_nothing(page: sync_api.Page, server: Server, portrait_file: Path, voice_file: Path):
-    drop(page, portrait_file, voice_file)
+def test_a_closed_tab_stops_nothing(page: sync_api.Page, server: Server, portrait_file: Path, long_voice_file: Path):
+    drop(page, portrait_file, long_voice_file)
     page.click("#sadtalker-generate")
     page.wait_for_selector("[role=progressbar]", timeout=60_000)
-    context = page.context
-    storage = page.evaluate(JOB)
+    job = page.evaluate(JOB)
     page.goto("about:blank")
-    again = context.new_page()
+    again = page.context.new_page()
     again.goto(server.url)
-    again.wait_for_selector("#sadtalker-card .hint")  # another tab has its own jobs
-    again.evaluate("(id) => sessionStorage.setItem('galatea-sadtalker-job', id)", storage)
-    again.reload()
+    again.wait_for_selector(BAR, timeout=20_000)
+    assert again.evaluate(JOB) == job, "a new tab shows what is being made"
     assert video_facts(again)["width"] == 512
+
+
+def test_who_looks_on_may_begin_a_video_of_their_own(
+    page: sync_api.Page, server: Server, portrait_file: Path, long_voice_file: Path, voice_file: Path
+):
+    drop(page, portrait_file, long_voice_file)
+    page.click("#sadtalker-generate")
+    page.wait_for_selector(".job-preview img", timeout=60_000)
+    theirs = page.evaluate(JOB)
+    second = page.context.browser.new_context(locale="en-US").new_page()
+    second.goto(server.url)
+    second.wait_for_selector(".job-preview img", timeout=20_000)
+    drop(second, portrait_file, voice_file)
+    second.click("#sadtalker-generate")
+    second.wait_for_function(f"{JOB} !== '{theirs}'", timeout=20_000)
+    second.wait_for_selector("#sadtalker-generate:disabled", timeout=20_000)
+    assert page.locator("#sadtalker-card .job-running").count() == 1 and page.evaluate(JOB) == theirs
+    page.click("#sadtalker-cancel")
+    second.wait_for_selector("#sadtalker-video video", timeout=90_000)
+    assert second.evaluate(JOB) != theirs
+    second.context.close()
+
+
+def test_another_computer_finds_the_running_job_and_no_finished_one(
+    page: sync_api.Page, phone: sync_api.Page, server: Server, portrait_file: Path, long_voice_file: Path
+):
+    drop(page, portrait_file, long_voice_file)
+    drop(phone, portrait_file)
+    page.click("#sadtalker-generate")
+    page.wait_for_selector(".job-preview img", timeout=60_000)
+    second = page.context.browser.new_context(locale="en-US").new_page()
+    second.goto(server.url)
+    second.wait_for_selector(".job-preview img", timeout=20_000)
+    assert second.evaluate(JOB) == page.evaluate(JOB)
+    assert phone.is_visible("#sadtalker-card .hint") and phone.is_enabled("#sadtalker-generate"), "who prepares a form goes on"
+    second.click("#sadtalker-cancel")
+    for visitor in (page, second):
+        visitor.wait_for_selector("#sadtalker-card .job-cancelled", timeout=20_000)
+    phone.reload()
+    phone.wait_for_selector("#sadtalker-card .hint", timeout=20_000)
+    assert phone.locator("#sadtalker-video video").count() == 0
+    second.context.close()
 
 
 def test_two_visitors_each_see_their_own_job(
@@ -360,7 +445,10 @@ def test_bad_input_is_a_sentence(page: sync_api.Page, tmp_path: Path, voice_file
     drop(page, tmp_path / "wall.png", voice_file)
     page.click("#sadtalker-generate")
     page.wait_for_selector(".job-error", timeout=60_000)
-    assert "face" in page.inner_text(".job-error").lower()
+    error = page.inner_text(".job-error")
+    assert "face" in error.lower()
+    page.wait_for_timeout(500)
+    assert page.get_by_text(error).count() == 1, "it is told once"
     assert page.is_enabled("#sadtalker-generate"), "the visitor can try again"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import HOUSE_JOBS, start_program, write_extension
+from tests.servers import environment
 from webui import cli
 from webui.artifacts import STATE
 from webui.jobs.types import UNEXPECTED, Job, JobState
@@ -26,10 +27,6 @@ def extensions(tmp_path: Path) -> Path:
     folder = tmp_path / "extensions"
     write_extension(folder, "fakehouse", 'jobs = "fakehouse.jobs:KINDS"\n', jobs=HOUSE_JOBS)
     return folder
-
-
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("GALATEA_")}
 
 
 def run(extensions: Path, *argv: str) -> subprocess.CompletedProcess:
@@ -243,7 +240,8 @@ def test_the_age_of_this_process_is_told():
 def test_talk_makes_a_video_and_tells_how(portrait_file: Path, voice_file: Path, tmp_path: Path):
     target = tmp_path / "hello.mp4"
     argv = ("talk", str(portrait_file), str(voice_file), "--out", str(target), "--size", "256", "--seed", "3", "--json")
-    done = run(PROJECT / "extensions", *argv)
+    command = [sys.executable, "app.py", *argv]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=120, env=environment())
     assert done.returncode == 0, done.stderr
     facts = last_json(done)
     assert facts["path"] == str(target) and target.stat().st_size > 10_000

@@ -30,8 +30,9 @@ from tests.processes import until
 from tests.servers import PROJECT, Server, free_port, serving
 from webui.artifacts import STATE
 from webui.errors import InvalidRequest
-from webui.jobs import keeping, pool
+from webui.jobs import keeping, pool, slots, store
 from webui.jobs.service import JobService
+from webui.jobs.store import Record
 from webui.jobs.types import OUT_OF_MEMORY, UNEXPECTED, Job, JobState, Query
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
@@ -155,6 +156,14 @@ def test_a_worker_that_is_asked_to_end_puts_its_job_back(service: JobService, jo
     job = service.wait(job_id, 30)
     done(job, 3)
     assert not any("ended unexpectedly" in line for line in job.log)
+
+
+def test_a_worker_whose_terminal_is_closed_goes_on(service: JobService, journal: Journal):
+    job_id = submit(service, journal, steps=4, pause=0.3)
+    for step in (0, 1, 2):
+        processes.kill(journal.wait(f"step {step}"), signal.SIGHUP)
+    done(service.wait(job_id, 30), 4)
+    assert set(journal.counts.values()) == {1}
 
 
 def test_a_job_that_kills_its_worker_twice_in_one_step_is_given_up(
@@ -329,6 +338,76 @@ def test_a_job_that_does_not_listen_in_its_second_life_either(service: JobServic
     job = service.wait(job_id, 20)
     assert job.state is JobState.CANCELLED
     assert text(job) == numbers(1)
+
+
+def test_a_job_that_is_busy_with_what_it_keeps_is_let_be(service: JobService, journal: Journal, monkeypatch):
+    monkeypatch.setattr(pool, "UNHEARD", 0.5)
+    job_id = submit(service, journal, pause=0.3, keeping=2.0)
+    journal.wait("step 2")
+    service.cancel(job_id)
+    job = service.wait(job_id, 20)
+    assert (job.state, text(job)) == (JobState.CANCELLED, numbers(3))
+
+
+def put_row(service: JobService, **changes) -> str:
+    """A job of an earlier studio."""
+    record = Record("c" * 32, "steps", JobState.QUEUED, {"journal": "j"}, 1, time.time(), **changes)
+    service._store.add(record)
+    return record.id
+
+
+def test_a_begun_job_that_waits_with_nothing_to_keep_is_cancelled_at_once(service: JobService, journal: Journal):
+    busy = submit(service, journal, pause=5.0)
+    journal.wait("step 0")
+    waiting = put_row(service, attempts=1)
+    assert service.cancel(waiting).state is JobState.CANCELLED
+    service.cancel(busy)
+
+
+def test_a_job_of_a_kind_that_is_gone_can_be_cancelled_and_deleted(service: JobService):
+    service._store.add(Record("d" * 32, "gone", JobState.QUEUED, {}, 1, time.time(), attempts=2, steps=5))
+    assert service.cancel("d" * 32).state is JobState.CANCELLED
+    service.delete("d" * 32)
+
+
+# Several computers.
+
+
+def test_a_worker_that_has_lost_its_job_leaves_nothing(service: JobService, journal: Journal, outputs: Path):
+    """It was silent for so long, asleep with its laptop perhaps, that another computer's worker has the job now."""
+    job_id = submit(service, journal, pause=0.5, steps=5)
+    journal.wait("step 2")
+    seen = {"worker": "elsewhere:00000000:0:aaaaaaaa", "seen": time.time() + 1e6}
+    assert service._store._update_one(store._jobs.c.id == job_id, **seen)
+    done(service.wait(submit(service, Journal(journal.path.with_name("next")), steps=1), 20), 1)
+    files = {path.name for path in (outputs / STATE / "steps" / job_id).iterdir()}
+    assert files == {"0.txt", "1.txt"} and service.get(job_id).state is JobState.RUNNING
+    assert not list((outputs / "steps").glob("*.part")) and journal.counts["end"] == 0
+    service._store._update_one(store._jobs.c.id == job_id, seen=0.0)
+    done(service.wait(job_id, 20), 5)
+    assert journal.counts["step 1"] == 1 and journal.counts["step 2"] == 2
+
+
+def test_another_computers_worker_is_dead_after_a_minute_of_silence(tmp_path: Path):
+    slot = slots.Slot(tmp_path)
+    for silent, dead in ((0.0, False), (slots.SILENT - 1, False), (slots.SILENT + 1, True)):
+        assert slot.is_dead("elsewhere:00000000:0:aaaaaaaa", 1000.0, 1000.0 + silent) is dead
+    assert not slot.is_dead(slot.name, 0.0, 1e9), "whoever holds a lock here lives, however silent"
+    slot.release()
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_what_the_command_line_queued_before_it_died_is_done_where_its_files_are(
+    service: JobService, journal: Journal, tmp_path: Path, here: bool
+):
+    home = slots.home_of(slots.Slot(service._state / "slots").name) if here else "elsewhere:00000000"
+    target = str(tmp_path / "result.txt")
+    request = {"journal": str(journal.path), "seed": 100, "steps": 2}
+    service._store.add(
+        Record("e" * 32, "steps", JobState.QUEUED, request, 100, time.time(), target=target, only_for=f"{home}:200:aaaaaaaa")
+    )
+    job = service.wait("e" * 32, 20 if here else 3)
+    assert job.state is (JobState.DONE if here else JobState.QUEUED)
 
 
 # The server goes.
@@ -520,6 +599,38 @@ def test_uploads_stay_while_a_job_needs_them(service: JobService, outputs: Path,
     assert (outputs / "uploads" / used).exists()  # the job may be restored
     service._keeping.sweep(time.time() + 1.1 * keeping.DAY)
     assert {path.name for path in (outputs / "uploads").iterdir()} == {young}
+
+
+def test_what_an_unfinished_job_works_on_is_kept(studio: Studio, journal: Journal):
+    service = studio(keep_days=1.0)
+    made = service.wait(service.submit("count", {"steps": 2, "seed": 5}).id, 20)
+    busy = submit(service, journal, pause=2.0, steps=2)
+    journal.wait("step 0")
+    waiting = service.submit("count", {"source": made.result.artifacts[0].id, "steps": 1, "seed": 1})
+    with pytest.raises(InvalidRequest, match="works on a file of this one"):
+        service.delete(made.id)
+    service._keeping.sweep(time.time() + 2 * keeping.DAY)
+    service.cancel(busy)
+    assert text(service.wait(waiting.id, 20)) == "5\n6\n1\n"
+    service.delete(made.id)
+
+
+def test_a_sweep_stumbles_over_nothing(service: JobService, outputs: Path):
+    for folder in ("uploads", f"{STATE}/steps"):
+        (outputs / folder).mkdir(parents=True, exist_ok=True)
+        for name in ("a" * 32, "b" * 32):
+            (outputs / folder / name).mkdir()
+    old(outputs / STATE / "steps" / ("a" * 32))
+    (outputs / "uploads" / ("c" * 32)).symlink_to(outputs / "nowhere")
+    service.sweep()
+    assert [path.name for path in (outputs / STATE / "steps").iterdir()] == ["b" * 32], "a young one may be another table's"
+
+
+def test_a_delete_that_was_cut_short_is_finished_by_the_sweep(service: JobService):
+    job = service.wait(service.submit("count", {"steps": 2}).id, 20)
+    service._store.delete(job.id)
+    service._keeping.sweep(time.time() + 1.1 * keeping.DAY)
+    assert not job.result.artifacts[0].path.exists()
 
 
 def test_a_deleted_job_comes_back_with_its_files(service: JobService, outputs: Path):

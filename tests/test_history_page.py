@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,11 +14,13 @@ import pytest
 
 from tests.fakes import COUNT, FAIL, CountRequest, holding
 from webui.artifacts import Artifacts
+from webui.errors import InvalidRequest
 from webui.jobs.service import JobService
 from webui.jobs.types import Job, JobKind, JobState, UnknownRequest, Usage
 from webui.plugin_loader import Manifest, Plugin, Plugins
 from webui.settings import Settings
-from webui.ui import history, shell, tiles
+from webui.ui import history, shell, tiles, watch
+from webui.ui.describe import Describer
 from webui.ui.forms import Forms, settings_in, settings_of, usable
 from webui.ui.server import QUEUE_PAUSE, rest_when_idle
 from webui.ui.studio import TabStudio
@@ -75,12 +78,16 @@ def furnished(folder: Path, monkeypatch: pytest.MonkeyPatch, *kinds: JobKind) ->
     artifacts, settings = Artifacts(folder / "outputs"), Settings(outputs_dir=folder / "outputs")
     service, texts = JobService(kinds, artifacts, settings, alone=True), Texts(None)
     (folder / "handed").mkdir()
-    (folder / "en.json").write_text('{"counting": "Counting things", "field_source": "Text before", "field_steps": "Numbers"}')
-    (folder / "sentences.en.json").write_text('{"This is (?P<how>.+)": "THIS IS LOUD."}')
+    words = {
+        "counting": "Counting things", "field_source": "Text before", "field_steps": "Numbers",
+        "value_style_fancy": "With ornaments", "used_seconds_total": "in all",
+    }  # fmt: skip
+    (folder / "en.json").write_text(json.dumps(words))
+    (folder / "sentences.en.json").write_text('{"This is (?P<how>.+)": "THIS IS LOUD.", "notes.txt": "TRANSLATED"}')
     texts.add("counter", folder)
     said: list[str] = []
-    monkeypatch.setattr(gr, "Info", said.append)
-    monkeypatch.setattr(gr, "Warning", lambda sentence, **_: said.append(sentence))
+    for note in ("Info", "Warning"):
+        monkeypatch.setattr(gr, note, lambda message, **_: said.append(message))
     with gr.Blocks(analytics_enabled=False) as page:
         studio = TabStudio(service, artifacts, settings, page, texts, STUDIO, folder / "handed", Forms())
         with gr.Tabs() as tabs:
@@ -98,7 +105,7 @@ def offer(studio: TabStudio) -> None:
     studio.offer_form(
         "count",
         list(boxes.values()),
-        lambda request: {box: request.get(name) for name, box in boxes.items()},
+        lambda request, _visitor: {box: request.get(name) for name, box in boxes.items()},
         title="counting",
     )
 
@@ -178,11 +185,68 @@ def test_details_say_all_that_is_known(desk: Desk, tmp_path: Path):
     job = desk.run(source=desk.upload(tmp_path), steps=2, loud=True)
     updates = desk.events.press(desk.asked(), SimpleNamespace(act="open", job=job.id), ENGLISH)
     facts = updates[desk.widgets.facts]
-    for words in ("notes.txt", "Text before", "Numbers", str(job.seed), "THIS IS LOUD.", "total 0.1", "plain", "yes"):
+    for words in ("notes.txt", "Text before", "Numbers", str(job.seed), "THIS IS LOUD.", "in all 0.1", "plain", "yes"):
         assert words in facts, words
+    assert facts.count(str(job.seed)) == 1 and "TRANSLATED" not in facts
     (file,) = updates[desk.widgets.files]["value"]
     assert Path(file).read_text().startswith("before")
     assert updates[desk.widgets.delete]["visible"] and not updates[desk.widgets.cancel]["visible"]
+
+
+def test_values_are_shown_in_the_tabs_words_and_visitors_words_as_they_are(desk: Desk, tmp_path: Path):
+    job = desk.run(style="fancy")
+    facts = desk.events.press(desk.asked(), SimpleNamespace(act="open", job=job.id), ENGLISH)[desk.widgets.facts]
+    assert "With ornaments" in facts and "fancy" not in facts
+    spoken = Job("x", "count", UnknownRequest(mood="This is mine"), JobState.DONE, seed=5)
+    assert Describer(desk.events.studio, ENGLISH).asked(spoken) == {"mood": "This is mine"}
+
+
+def test_what_is_over_quickly_is_told_in_tenths_of_a_second():
+    assert [watch.took(seconds) for seconds in (0.04, 0.34, 9.96, 10.2, 61)] == ["0.0 s", "0.3 s", "10.0 s", "0:10", "1:01"]
+
+
+def test_unfinished_jobs_take_no_place_among_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(history, "PER_PAGE", 2)
+    hold, started, release = holding()
+    for desk in furnished(tmp_path, monkeypatch, hold, COUNTING):
+        done = [desk.run(steps=1) for _ in range(3)]
+        desk.service.submit("hold", {})
+        assert started.wait(20)
+        waiting = [desk.service.submit("count", {"steps": 1}) for _ in range(5)]
+        updates = desk.events.visit(desk.asked(), ENGLISH)
+        assert [job.id in updates[desk.widgets.grid] for job in done] == [False, True, True]
+        assert all(job.id not in updates[desk.widgets.grid] for job in waiting)
+        assert "Page 1 of 2 · 3 in all" in updates[desk.widgets.place]
+        for job in done:
+            desk.service.delete(job.id)
+        assert "Nothing is finished yet" in desk.tiles() and "Nothing fits" in desk.tiles(search="no such words")
+        release.set()
+
+
+def test_an_empty_history_says_so(desk: Desk):
+    assert "Nothing here yet" in desk.tiles() and "Nothing fits" in desk.tiles(state="failed")
+    assert "stays here for a day" in desk.tiles(state="deleted")
+
+
+def test_all_that_was_deleted_within_the_day_is_listed_and_can_be_brought_back(desk: Desk):
+    """Also after the quick undo is gone: the tab was left, or the next one was deleted."""
+    first, second, kept = desk.run(), desk.run(), desk.run()
+    for job in (first, second):
+        desk.events.delete(desk.asked(opened=job.id), ENGLISH)
+    tiles_ = desk.tiles(state="deleted")
+    assert first.id in tiles_ and second.id in tiles_ and kept.id not in tiles_ and ">deleted<" in tiles_ and "<img" in tiles_
+    deleted = desk.asked(state="deleted")
+    opened = desk.events.press(deleted, SimpleNamespace(act="open", job=first.id), ENGLISH)
+    shown = {name: opened[getattr(desk.widgets, name)]["visible"] for name in ("restore", "delete", "again", "cancel", "card")}
+    assert shown == {"restore": True, "delete": False, "again": False, "cancel": False, "card": True}
+    assert "less than a day ago" in opened[desk.widgets.card]["value"] and "<img" in opened[desk.widgets.card]["value"]
+    updates = desk.events.restore(deleted | {desk.widgets.opened: first.id, desk.widgets.deleted: second.id}, ENGLISH)
+    assert updates[desk.widgets.opened] == first.id and updates[desk.widgets.files]["value"]
+    assert updates[desk.widgets.delete]["visible"] and not updates[desk.widgets.restore]["visible"]
+    assert desk.widgets.undo_box not in updates, "the other one can still be undone"
+    assert first.id in desk.tiles() and first.id not in desk.tiles(state="deleted")
+    updates = desk.events.restore(deleted | {desk.widgets.opened: second.id, desk.widgets.deleted: second.id}, ENGLISH)
+    assert updates[desk.widgets.undo_box]["visible"] is False and updates[desk.widgets.deleted] == ""
 
 
 def test_what_is_deleted_can_be_brought_back(desk: Desk):
@@ -226,6 +290,24 @@ def test_a_dropped_file_restores_its_settings_and_the_uploads_of_its_job(desk: D
     assert filled(desk.events.restorer(zone)(str(stranger), ENGLISH))["source"] is None, "its job is not in this history"
 
 
+def test_notes_take_nothing_for_html(desk: Desk, tmp_path: Path):
+    zone, name = gr.File(), "<img src=x>.txt"
+    (tmp_path / name).write_text("sun")
+    desk.events.restorer(zone)(str(tmp_path / name), ENGLISH)
+    with pytest.raises(gr.Error) as error, desk.events.studio.guard(ENGLISH):
+        raise InvalidRequest(f"There is no file {name}.")
+    for said in (desk.said[0], error.value.message):
+        assert "&lt;img src=x&gt;.txt" in said and "<" not in said
+
+
+def test_errors_are_told_in_the_visitors_language_and_go_away_by_themselves(desk: Desk):
+    unfinished = InvalidRequest("This job has not finished. Cancel it first.")
+    for failure, told in ((unfinished, "尚未结束"), (RuntimeError("bug"), "请重试")):
+        with pytest.raises(gr.Error) as error, desk.events.studio.guard(CHINESE):
+            raise failure
+        assert told in error.value.message and 10 <= error.value.duration <= 15
+
+
 def test_a_foreign_file_is_told_so(desk: Desk, tmp_path: Path):
     (tmp_path / "holiday.txt").write_text("sun")
     zone = gr.File()
@@ -260,6 +342,7 @@ def test_nothing_from_outside_reaches_the_page_as_html():
     pieces = [
         tiles.grid([done], words), tiles.rows([waiting, waiting], 20, words), tiles.heading(done, words), tiles.status(EVIL),
         tiles.section(EVIL, {EVIL: EVIL}, (EVIL,)), tiles.log(EVIL, [EVIL]), tiles.note(EVIL),
+        tiles.grid([replace(done, deleted=True)], words),
     ]  # fmt: skip
     for piece in pieces:
         assert "<img src=x" not in piece and "&lt;img" in piece and 'onerror="' not in piece

@@ -40,6 +40,7 @@ from tests.test_durable import (
     test_a_queued_job_is_cancelled_at_once,
     test_a_server_finishes_what_a_killed_command_line_began,
     test_a_waiting_job_can_be_moved,
+    test_a_worker_that_has_lost_its_job_leaves_nothing,
     test_a_worker_that_is_asked_to_end_puts_its_job_back,
     test_no_job_is_run_twice,
     test_nothing_outlives_a_killed_server_but_its_jobs,

@@ -199,6 +199,18 @@ def test_a_server_that_stays_away_is_told_with_the_jobs_id(tmp_path: Path, monke
     service.close()
 
 
+def test_a_lost_server_is_looked_for_from_the_moment_it_is_lost(monkeypatch: pytest.MonkeyPatch):
+    """Not from the last news: a job that waits in a queue has none for hours."""
+    patience, lost, now = remote.Patience(), ServerUnreachable("lost"), [500.0]
+    monkeypatch.setattr(remote.time, "monotonic", lambda: now[0])
+    assert patience.pause(lost, OSError()) == 1.0
+    now[0] += remote.PATIENCE - 4.0
+    assert patience.pause(lost, OSError()) == 2.0
+    with pytest.raises(ServerUnreachable):
+        now[0] += 1.0
+        patience.pause(lost, OSError())
+
+
 def test_nobody_there_is_said_with_the_address(tmp_path: Path):
     url = f"http://localhost:{free_port()}"
     done = run(tmp_path, "count", "--server", url, "--json")

@@ -8,14 +8,17 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from PIL import Image
 
 from extensions.sadtalker.jobs import KINDS as TALK_KINDS
 from tests import fakes
+from tests.processes import until
 from webui.artifacts import STATE, Artifacts
 from webui.errors import InvalidRequest, StorageError
 from webui.jobs import preview
@@ -23,6 +26,7 @@ from webui.jobs.board import JobBoard
 from webui.jobs.pool import OwnWorker, Pool, WorkerProcesses
 from webui.jobs.running import Pace
 from webui.jobs.service import JobService
+from webui.jobs.store import Record, Store
 from webui.jobs.types import UNEXPECTED, Job, JobKind, JobResult, JobState, Query
 from webui.settings import Settings
 
@@ -41,6 +45,19 @@ def service(artifacts: Artifacts) -> Iterator[JobService]:
 
 def serving(artifacts: Artifacts, *kinds: JobKind) -> JobService:
     return JobService(kinds, artifacts, Settings(outputs_dir=artifacts.root), alone=True)
+
+
+@pytest.fixture
+def serve(artifacts: Artifacts) -> Iterator[Callable[..., JobService]]:
+    """Starts services of certain kinds, and closes them."""
+    with ExitStack() as stack:
+
+        def start(*kinds: JobKind) -> JobService:
+            service = serving(artifacts, *kinds)
+            stack.callback(service.close)
+            return service
+
+        yield start
 
 
 def files(root: Path) -> list[Path]:
@@ -285,6 +302,7 @@ def test_warming_up_happens_on_the_worker_and_may_fail(artifacts: Artifacts, cap
     service = serving(artifacts, JobKind("count", "Counting", fakes.CountRequest, fakes.count, warm_up=warm))
     service.warm_up()
     assert service.wait(service.submit("count", {}).id, 20).state is JobState.DONE
+    until(lambda: threads)
     service.close()
     assert threads == ["galatea-jobs"]
     assert "no weights" in caplog.text
@@ -337,6 +355,27 @@ def test_the_history_is_searched_and_paged(service: JobService):
         assert service.history(Query(search=words))[1] == found, words
 
 
+def test_the_history_has_the_finished_ones_or_the_deleted_ones_alone(artifacts: Artifacts):
+    kind, started, release = fakes.holding()
+    service = serving(artifacts, kind, fakes.COUNT)
+    done, deleted = (service.wait(service.submit("count", {"steps": 1}).id, 20) for _ in range(2))
+    service.submit("hold", {})
+    assert started.wait(20)
+    service.submit("count", {"steps": 1})
+    service.delete(deleted.id)
+    assert service.history(Query())[1] == 3
+    for query, expected in ((Query(finished=True), done), (Query(deleted=True), deleted)):
+        jobs, total = service.history(query)
+        assert ([job.id for job in jobs], total) == ([expected.id], 1)
+    assert service.deleted(deleted.id).request == deleted.request
+    assert service.thumbnail(deleted.id, deleted=True).is_file()
+    for ask in (service.get, service.thumbnail, lambda _: service.deleted(done.id)):
+        with pytest.raises(InvalidRequest, match="no job"):
+            ask(deleted.id)
+    release.set()
+    service.close()
+
+
 def test_a_deleted_job_comes_back_with_its_files(service: JobService):
     job = service.wait(service.submit("count", {"steps": 2, "seed": 1}).id, 20)
     artifact = job.result.artifacts[0]
@@ -379,3 +418,75 @@ def test_the_higher_priority_goes_first(artifacts: Artifacts):
     assert sorted(range(4), key=ends.__getitem__) == [3, 1, 0, 2]
     with pytest.raises(InvalidRequest, match="-100 to 100"):
         service.submit("count", {}, priority=101)
+
+
+def odd(ctx, request: fakes.HoldRequest) -> JobResult:
+    ctx.progress(float("nan"), "half a letter: \udcff, and an end: \0")
+    ctx.warn("\udcff\0")
+    raise InvalidRequest("There is no file caf\udce9\0.wav.")
+
+
+ODD = JobKind("odd", "Odd", fakes.HoldRequest, odd)
+
+
+def test_what_no_database_takes_is_written_all_the_same(serve):
+    service = serve(ODD, fakes.COUNT)
+    job = service.wait(service.submit("odd", {}).id, 20)
+    assert (job.state, job.error_type, job.fraction) == (JobState.FAILED, "InvalidRequest", 0.0)
+    assert "caf" in job.error
+    assert service.wait(service.submit("count", {"steps": 1}).id, 20).state is JobState.DONE
+
+
+def test_a_table_that_cannot_be_used_keeps_nobody_from_leaving(serve, monkeypatch: pytest.MonkeyPatch):
+    kind, started, release = fakes.holding()
+    service = serve(kind)
+    service.submit("hold", {})
+    assert started.wait(20)
+
+    def full(*_arguments, **_changes):
+        raise StorageError("The disk is full.")
+
+    for name in ("cancel", "get"):
+        monkeypatch.setattr(service._store, name, full)
+    threading.Timer(0.5, release.set).start()
+    service.close(5)
+    assert service._pool._worker._closing.is_set()
+
+
+def test_the_tables_writes_are_safe_from_a_power_cut(tmp_path: Path):
+    store = Store(Settings(outputs_dir=tmp_path / "a?b 100% c#d").jobs_url)
+    with store._read() as connection:
+        assert connection.execute(sa.text("PRAGMA synchronous")).scalar_one() == 2
+        assert connection.execute(sa.text("PRAGMA journal_mode")).scalar_one() == "wal"
+    store.close()
+    assert (tmp_path / "a?b 100% c#d" / ".galatea" / "jobs.sqlite").is_file()
+
+
+def test_what_is_to_be_cancelled_is_looked_at_first(tmp_path: Path):
+    store = Store(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
+    for name, priority in (("a", 0), ("b", 9)):
+        store.add(Record(name * 32, "count", JobState.QUEUED, {}, 1, 0.0, priority=priority, steps=1))
+    assert store.cancel("a" * 32, "stopped", ["count"]).state is JobState.QUEUED
+    assert store.claim("worker", ("count",), only_own=False).id == "a" * 32
+    store.close()
+
+
+def test_a_result_in_a_linked_folder_is_there(serve, tmp_path: Path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    service = serve(fakes.COUNT)
+    job = service.wait(service.submit("count", {"steps": 1}, target=tmp_path / "link" / "x.txt").id, 20)
+    assert service.get(job.id).result.artifacts[0].path == tmp_path / "real" / "x.txt"
+
+
+def test_a_table_of_an_older_studio_is_taken_over(tmp_path: Path):
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    store = Store(url)
+    store.add(Record("a" * 32, "count", JobState.QUEUED, {}, 1, 0.0))
+    with store._write() as connection:
+        connection.execute(sa.text("ALTER TABLE galatea_jobs DROP COLUMN steps"))
+    store.close()
+    store = Store(url)
+    assert store.get("a" * 32).steps == 0
+    assert store.claim("worker", ("count",), only_own=False).id == "a" * 32
+    store.close()

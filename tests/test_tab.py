@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,15 +13,17 @@ import gradio as gr
 import numpy as np
 import pytest
 
+from extensions.sadtalker import audio, join, pipeline, tab
 from extensions.sadtalker.engines.choice import choose
 from extensions.sadtalker.jobs import TalkingHeadRequest
 from extensions.sadtalker.tab import FRAMINGS, build
-from tests.fakes import COUNT
+from tests.fakes import COUNT, CountRequest
 from tests.servers import PROJECT
 from webui.artifacts import Artifacts
-from webui.errors import ModelMissing, NoFaceFound
+from webui.errors import GalateaError, ModelMissing, NoFaceFound
 from webui.faces import Face, choose_face
 from webui.jobs.service import JobService
+from webui.jobs.types import Job, JobState
 from webui.settings import Settings
 from webui.ui.studio import TabStudio
 from webui.ui.texts import Texts
@@ -74,6 +77,31 @@ def said(models: Path) -> list[str]:
     return sentences
 
 
+def refusals(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What reading sounds and joining segments really refuse."""
+
+    def raised(act: Callable[[], object]) -> str:
+        with pytest.raises(GalateaError) as error:
+            act()
+        return str(error.value)
+
+    (folder / "file").touch()
+    files = (folder, folder / "none.wav", folder / ("n" * 300), folder / "file")
+    said = [raised(lambda path=path: audio.listen(path, 60)) for path in files]
+
+    def none() -> str:
+        raise RuntimeError("no ffmpeg")
+
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", none)
+    return [*said, raised(audio.ffmpeg_program), raised(lambda: join.join(folder, folder / "file", [1], 25, "", {}))]
+
+
+def test_what_is_refused_is_told_in_chinese(studio: TabStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for sentence in refusals(tmp_path, monkeypatch):
+        told = studio.told(sentence, CHINESE)
+        assert re.search(r"[\u4e00-\u9fff]", told) and "{" not in told, sentence
+
+
 def test_what_a_job_says_is_put_in_the_pages_words(studio: TabStudio, tmp_path: Path):
     for sentence in said(tmp_path):
         english, chinese = studio.told(sentence), studio.told(sentence, CHINESE)
@@ -95,7 +123,32 @@ def test_every_framing_has_a_name():
     from typing import get_args
 
     values = get_args(TalkingHeadRequest.model_fields["preprocess"].annotation)
-    assert tuple(f"framing_{value}" for value in values) == FRAMINGS
+    assert tuple(f"value_preprocess_{value}" for value in values) == FRAMINGS
+
+
+def test_every_stage_has_a_name(studio: TabStudio):
+    assert {name.removeprefix("used_seconds_") for name in tab.STAGES} == {*pipeline.STAGES, "first_preview", "total"}
+
+
+@dataclass
+class Known:
+    """A service that has these jobs."""
+
+    jobs: Callable[[], tuple[Job, ...]]
+
+
+def test_a_new_page_shows_what_is_being_made_and_nothing_that_has_ended(studio: TabStudio):
+    states = [
+        ("old", "talk", JobState.DONE), ("run", "talk", JobState.RUNNING), ("wait", "talk", JobState.QUEUED),
+        ("next", "talk", JobState.QUEUED), ("other", "count", JobState.RUNNING), ("new", "talk", JobState.FAILED),
+    ]  # fmt: skip
+    jobs = [Job(name, kind, CountRequest(), state, created=at) for at, (name, kind, state) in enumerate(states)]
+
+    def shown(*without: str) -> str | None:
+        known = tuple(job for job in jobs if job.id not in without)
+        return tab._in_the_making(replace(studio, service=Known(lambda: known)))
+
+    assert [shown(), shown("run"), shown("run", "next"), shown("run", "wait", "next")] == ["run", "next", "wait", None]
 
 
 def test_a_file_is_handed_out_once_however_often_it_is_seen(studio: TabStudio, tmp_path: Path):
@@ -108,12 +161,12 @@ def test_a_file_is_handed_out_once_however_often_it_is_seen(studio: TabStudio, t
     assert studio.hand_out(artifact).read_text() == "hello", "also after the system cleared it away"
 
 
-def filled(studio: TabStudio, request: TalkingHeadRequest, *without: str) -> dict[str, Any]:
+def filled(studio: TabStudio, request: TalkingHeadRequest, *without: str, visitor: Any = None) -> dict[str, Any]:
     """What the form shows of a request, by the widgets' ids; `without` some of its fields."""
     with gr.Blocks(analytics_enabled=False) as page:
         build(replace(studio, page=page))
     form = studio.forms.offered["talk"]
-    updates = form.fill({name: value for name, value in request.model_dump().items() if name not in without})
+    updates = form.fill({name: value for name, value in request.model_dump().items() if name not in without}, visitor)
     assert set(updates) == set(form.outputs)
     return {widget.elem_id: value for widget, value in updates.items()}
 
@@ -140,9 +193,10 @@ def test_files_that_are_gone_leave_their_places_empty(studio: TabStudio, request
 def test_a_portrait_that_no_picture_is_in_is_left_out_with_its_reason(
     studio: TabStudio, request_made: TalkingHeadRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    said: list[str] = []
-    monkeypatch.setattr(gr, "Warning", said.append)
+    said: list[dict[str, Any]] = []
+    monkeypatch.setattr(gr, "Warning", lambda **note: said.append(note))
     (tmp_path / "letter.png").write_text("Dear picture,")
     letter = studio.artifacts.upload(tmp_path / "letter.png").id
-    form = filled(studio, request_made.model_copy(update={"portrait": letter}))
-    assert form["sadtalker-portrait"] is None and form["sadtalker-voice"] and "letter" in said[0]
+    form = filled(studio, request_made.model_copy(update={"portrait": letter}), visitor=CHINESE)
+    assert form["sadtalker-portrait"] is None and form["sadtalker-voice"]
+    assert "不是可读取的图片" in said[0]["message"] and "letter" in said[0]["message"]

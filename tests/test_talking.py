@@ -9,12 +9,14 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from extensions.sadtalker import segments
+from extensions.sadtalker.engines.geometric.engine import GeometricEngine
 from extensions.sadtalker.jobs import TalkingHeadRequest, recall
 from extensions.sadtalker.jobs import talk as handler
 from tests import media
@@ -22,7 +24,7 @@ from tests.contexts import Crash, MemoryContext
 from tests.media import write_wav
 from webui import plugin_loader
 from webui.artifacts import Artifacts
-from webui.errors import Cancelled, MediaError, StorageError
+from webui.errors import Cancelled, MediaError, ModelMissing, StorageError
 from webui.jobs.service import JobService
 from webui.jobs.types import JobState
 from webui.settings import PROJECT, Settings
@@ -402,3 +404,23 @@ def test_strange_files_bring_back_nothing(tmp_path, portrait_file, voice_file):
     for path in (tmp_path, tmp_path / "text.mp4", tmp_path / "empty.mp4", tmp_path / "gone.mp4", portrait_file, voice_file,
                  Path("/dev/zero"), tmp_path / ("x" * 300), Path("a\0b")):  # fmt: skip
         assert recall(path) is None
+
+
+def test_a_job_that_goes_on_with_other_settings_makes_the_video_that_it_began(begin):
+    request = SHORT.model_copy(update={"preprocess": "resize"})
+    expected, _ = made(begin("whole"), request)
+    first = begin("first", on=crash_at("begin", "segment 2"))
+    with pytest.raises(Crash):
+        handler(first, request)
+    second = first.again()
+    second.settings = replace(second.settings, longest_side=400)
+    assert made(second, request)[0] == expected
+
+
+def test_a_job_whose_models_were_replaced_says_so(begin, monkeypatch):
+    first = begin(on=crash_at("begin", "segment 2"))
+    with pytest.raises(Crash):
+        handler(first, SHORT)
+    monkeypatch.setattr(GeometricEngine, "models", {"speech.npz": "another"})
+    with pytest.raises(ModelMissing, match="replaced meanwhile"):
+        handler(first.again(), SHORT)

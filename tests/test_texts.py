@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +15,18 @@ import pytest
 from PIL import Image
 
 from tests import media
-from webui.artifacts import Artifacts, full_disk_errors, storage_errors
+from tests.fakes import COUNT
+from tests.test_validation import REFUSED
+from webui.artifacts import Artifacts, check_readable, full_disk_errors, storage_errors
 from webui.errors import GalateaError
 from webui.faces import Face, choose_face
+from webui.jobs import slots
+from webui.jobs.service import JobService
 from webui.jobs.store import Record, Store
 from webui.jobs.types import OUT_OF_MEMORY, STOPPED, UNEXPECTED, JobState
 from webui.jobs.worker import DIED
 from webui.pictures import read_picture
+from webui.settings import Settings
 from webui.ui.texts import STUDIO, Texts
 
 
@@ -67,13 +75,22 @@ def ends(store: Store, *, stage: str = "", cancel: bool = False, steps: int = 3)
     return record
 
 
+def said_of_requests(folder: Path) -> list[str]:
+    service = JobService([COUNT], Artifacts(folder), Settings(outputs_dir=folder), alone=True)
+    unknown, too_high = raised(lambda: service.submit("sing", {})), raised(lambda: service.prioritise("any", 101))
+    service.close()
+    return [*(sentence for _, sentence in REFUSED), unknown, too_high]
+
+
 def said_by_jobs(folder: Path) -> list[str]:
     store = Store(f"sqlite:///{folder / 'jobs.sqlite'}")
     failed, listed, kept = ends(store, stage="drawing 3 of 4"), ends(store), ends(store, cancel=True)
     store.close()
     with pytest.raises(GalateaError) as broken:
         Store(f"sqlite:///{folder}")
-    return [UNEXPECTED, STOPPED, OUT_OF_MEMORY, failed.error, listed.error, kept.error, failed.log[0], str(broken.value)]
+    in_the_way = raised(lambda: Store(f"sqlite:///{folder / 'jobs.sqlite' / 'jobs.sqlite'}"))
+    ended = [failed.error, listed.error, kept.error, failed.log[0]]
+    return [UNEXPECTED, STOPPED, OUT_OF_MEMORY, *ended, in_the_way, str(broken.value)]
 
 
 def said_by_files(folder: Path) -> list[str]:
@@ -84,8 +101,21 @@ def said_by_files(folder: Path) -> list[str]:
 
         return raised(write)
 
-    full, closed = refused(errno.ENOSPC, full_disk_errors), refused(errno.EACCES, storage_errors)
-    return [full, closed, raised(lambda: Artifacts(folder).get("0" * 32))]
+    os.mkfifo(folder / "pipe")
+    too_long = folder / ("n" * 300)
+    return [
+        refused(errno.ENOSPC, full_disk_errors),
+        *(refused(number, storage_errors) for number in (errno.EACCES, errno.EEXIST, errno.ENAMETOOLONG)),
+        *(raised(lambda path=path: check_readable(path)) for path in (folder, folder / "pipe", folder / "none", too_long)),
+        *(raised(lambda path=path: read_picture(path, 1000)) for path in (folder, folder / "none.png", too_long)),
+        raised(lambda: Artifacts(folder).get("0" * 32)),
+    ]
+
+
+def said_by_workers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    (folder / "file").touch()
+    monkeypatch.setattr(slots, "MOST", 0)
+    return [raised(lambda: slots.Slot(folder / "slots")), raised(lambda: slots.Slot(folder / "file" / "slots"))]
 
 
 def said_by_pictures(folder: Path, portrait: Path) -> list[str]:
@@ -107,11 +137,37 @@ def said_by_pictures(folder: Path, portrait: Path) -> list[str]:
     ]
 
 
-def test_what_the_studio_says_is_there_in_chinese(tmp_path: Path, portrait_file: Path):
+@pytest.mark.skipif(os.name == "nt", reason="pipes in the file system")
+def test_what_the_studio_says_is_there_in_chinese(tmp_path: Path, portrait_file: Path, monkeypatch: pytest.MonkeyPatch):
     texts, chinese = Texts(None), visitor("zh-CN")
-    said = [*said_by_jobs(tmp_path), *said_by_files(tmp_path), *said_by_pictures(tmp_path, portrait_file)]
+    jobs = said_by_jobs(tmp_path)
+    said = [
+        *jobs, *said_of_requests(tmp_path / "outputs"), *said_by_files(tmp_path), *said_by_pictures(tmp_path, portrait_file),
+        *said_by_workers(tmp_path, monkeypatch),
+    ]  # fmt: skip
     for sentence in said:
         told = texts.told(sentence, chinese)
-        assert told != sentence and "{" not in told, sentence
+        assert told != sentence and "{" not in told and re.search(r"[\u4e00-\u9fff]", told), sentence
         assert texts.told(sentence, None) == sentence
-    assert "drawing 3 of 4" in texts.told(said[3], chinese) and "3 个步骤" in texts.told(said[6], chinese)
+    assert "drawing 3 of 4" in texts.told(jobs[3], chinese) and "3 个步骤" in texts.told(jobs[6], chinese)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "told"),
+    [
+        ("'style' must be 'plain', 'odd' or 'fancy', not 'x'.", "“style”只能是 'plain', 'odd' 或 'fancy'，现为 'x'。"),
+        ("'a' is missing. 'b' must be a number, not '1. 2'. 'c' is missing.", "缺少“a”。“b”必须是数字，现为 '1. 2'。缺少“c”。"),
+        ("'priority' must be a whole number from -100 to 100.", "“priority”必须是 -100 到 100 的整数。"),
+    ],
+)  # fmt: skip
+def test_every_field_that_is_wrong_is_told(sentence: str, told: str):
+    assert Texts(None).told(sentence, visitor("zh-CN")) == told
+
+
+def test_visitors_words_inside_of_a_sentence_stay_as_they_are(tmp_path: Path):
+    """Only what a group named "said..." holds is a sentence itself."""
+    sentences = {"hello": "你好", "The file (?P<name>.+) says (?P<said_what>.+)": "文件 {name} 说：{said_what}"}
+    (tmp_path / "sentences.zh.json").write_text(json.dumps(sentences), encoding="utf-8")
+    texts = Texts(None)
+    texts.add("mine", tmp_path)
+    assert texts.told("The file hello says hello", visitor("zh-CN")) == "文件 hello 说：你好"

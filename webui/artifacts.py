@@ -100,7 +100,7 @@ class Artifacts:
             name += "_"
         uploads = self.root / _UPLOADS
         with storage_errors(uploads):
-            uploads.mkdir(parents=True, exist_ok=True)
+            make_folder(uploads)
             part = uploads / f"{secrets.token_hex(8)}{PART}"
             with _discarding(part):
                 artifact_id = _copy_and_hash(reader, part, name)
@@ -172,7 +172,7 @@ class Artifacts:
 
     def remove_uploads(self, needed: Callable[[], set[str]]) -> int:
         """Delete uploads older than a day that nothing needs; returns how many. needed: ids of those to keep."""
-        old = [folder for folder in (self.root / _UPLOADS).glob("*") if _UPLOAD_ID.fullmatch(folder.name) and _is_old(folder)]
+        old = [folder for folder in (self.root / _UPLOADS).glob("*") if _UPLOAD_ID.fullmatch(folder.name) and is_old(folder)]
         kept = needed() if old else set()
         unneeded = [folder for folder in old if folder.name not in kept]
         for folder in unneeded:
@@ -197,14 +197,16 @@ class Artifacts:
         """Remove `.part` files that a crashed run left more than a day ago. Returns how many."""
         removed = 0
         for part in [*self.root.glob(f"*/*{PART}"), *self.root.glob(f"{_UPLOADS}/*/*{PART}")]:
-            if not part.is_symlink() and _is_old(part):
-                part.unlink()
+            if not part.is_symlink() and is_old(part):
+                part.unlink(missing_ok=True)
                 removed += 1
         return removed
 
     def _find(self, artifact_id: str) -> Path | None:
         if artifact_id in self._adopted:
-            return self._adopted[artifact_id] if self._adopted[artifact_id].is_file() else None
+            path = self._adopted[artifact_id]
+            # A link that has taken its place leads to a file that its owner never named.
+            return path if path.is_file() and path.resolve() == path else None
         if _UPLOAD_ID.fullmatch(artifact_id):
             candidates = sorted((self.root / _UPLOADS / artifact_id).glob("*"))
         elif _RESULT_ID.fullmatch(artifact_id):
@@ -286,8 +288,12 @@ def storage_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_old(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime > _DAY
+def is_old(path: Path) -> bool:
+    """Whether it has not been touched for a day; False when it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime > _DAY
+    except OSError:
+        return False
 
 
 def _folders(root: Path) -> list[Path]:
@@ -343,11 +349,23 @@ def _copy_and_hash(reader: IO[bytes], part: Path, name: str) -> str:
 
 def move_into_place(part: Path, final: Path) -> None:
     """Rename after the content is safely on the disk, so that a power cut leaves the old file or the whole new one."""
-    final.parent.mkdir(exist_ok=True)
+    make_folder(final.parent)
     _sync(part, os.O_RDWR)
     os.replace(part, final)
+    _sync_folder(final.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make it and those above it, so that a power cut leaves them where they are."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
     if os.name != "nt":  # where a folder cannot be opened
-        _sync(final.parent, os.O_RDONLY)
+        _sync(folder, os.O_RDONLY)
 
 
 def _sync(path: Path, flags: int) -> None:

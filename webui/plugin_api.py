@@ -77,6 +77,10 @@ class Studio(Protocol):
         """What a job or an error says, in the reader's language: see the locales' sentences.*.json; else as it is."""
         ...
 
+    def tell(self, sentence: str, *, warning: bool = False) -> None:
+        """Show a passing note, as plain text, to the visitor whose event runs this; the event must go through Gradio's queue."""
+        ...
+
     def follow(self, job_id: str, visitor: Any = None) -> Iterator[Job]:
         """Snapshots of a job as it moves on, a few a second, until it has finished. What it says is as `told` puts it."""
         ...
@@ -105,16 +109,18 @@ class Studio(Protocol):
         self,
         kind: str,
         outputs: Sequence[Any],
-        fill: Callable[[dict[str, Any]], Mapping[Any, Any]],
+        fill: Callable[[dict[str, Any], Any], Mapping[Any, Any]],
         *,
         title: str,
     ) -> None:
         """Let jobs of this kind, and files made by them, fill this tab's form again ("use these settings again").
 
         outputs: the widgets that may be filled in.
-        fill:    an update per widget for a request's fields. Every field is there and in its bounds, but for those that
-                 the visitor must choose anew, such as a file that is gone; the visitor is told which.
-        title:   key of what the page calls this kind; the names of its fields are the labels "field_<name>".
+        fill:    an update per widget for a request's fields, given with the visitor. Every field is there and in its
+                 bounds, but for those that the visitor must choose anew, such as a file that is gone; the visitor is told which.
+        title:   key of what the page calls this kind. Its fields are called by the labels "field_<name>", their values
+                 by "value_<name>_<value>" where there are such; facts of results likewise, or by "used_<name>" and, for
+                 the parts of one, "used_<name>_<part>".
         """
         ...
 

@@ -37,6 +37,9 @@ PATIENCE = 60.0
 """Seconds for which a lost server is looked for."""
 
 LONGEST_PAUSE = 4.0
+MOST_ANSWER = 16 << 20
+"""Bytes of an answer in JSON."""
+
 PIECE = 1 << 18
 LOST = "the connection was lost, trying again"
 
@@ -126,7 +129,7 @@ class RemoteService:
         final = target or self._artifacts.root / kind / readable_name(_text(facts, "name"))
         if target is None:
             # The name holds an id, so this is the same file: of a server on this computer, or brought before.
-            if final.is_file() and final.stat().st_size == facts["size"]:
+            if final.is_file() and final.stat().st_size == _size(facts):
                 return self._artifacts.adopt(final)
             with storage_errors(final.parent):
                 final.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +137,7 @@ class RemoteService:
         while True:
             try:
                 with self._artifacts.output(kind, final.suffix, final.stem, final) as output:
-                    _write(output.path, self._server.download(_text(facts, "id"), facts["size"]))
+                    _write(output.path, self._server.download(_text(facts, "id"), _size(facts)))
                 assert output.artifact is not None
                 return output.artifact
             except ServerUnreachable as error:
@@ -204,13 +207,14 @@ class Follower(threading.Thread):
 
 
 class Patience:
-    """How long to pause between tries: ever longer, for a minute in all."""
+    """How long to pause between tries: ever longer, for a minute in all, counted from the first failure."""
 
     def __init__(self) -> None:
-        self._pause, self._begun = 0.5, time.monotonic()
+        self._pause, self._begun = 0.5, 0.0
 
     def pause(self, at_the_end: GalateaError, cause: Exception) -> float:
         """Seconds until the next try. Raises `at_the_end` when the minute is over."""
+        self._begun = self._begun or time.monotonic()
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         if time.monotonic() + self._pause - self._begun > PATIENCE:
             raise at_the_end from cause
@@ -248,7 +252,7 @@ class Server:
         content = None if body is None else json.dumps(body).encode("ascii")
         headers = {} if content is None else {"Content-Type": "application/json"}
         with self._answer(method, path, content, headers) as reply:
-            return _understood(reply.read())
+            return _understood(reply.read(MOST_ANSWER))
 
     def upload(self, artifact: Artifact) -> str:
         """The id that the file has there."""
@@ -320,7 +324,7 @@ class Server:
             goal = str(reply.headers.get("Location", "another address")).split("/api/")[0]
             return InvalidRequest(f"{self} leads on to {goal}: give that address with --server.")
         try:
-            told = json.loads(reply.read())
+            told = json.loads(reply.read(MOST_ANSWER))
             sentence, kind = str(told["error"]), getattr(errors, str(told["type"]), None)
         except (ValueError, KeyError, TypeError):
             return InvalidRequest(f"{self} is no studio, or an older one: it answers {reply.status}. Check the address.")
@@ -378,6 +382,12 @@ def _text(facts: Any, name: str) -> str:
     if not isinstance(facts, dict) or not isinstance(facts.get(name), str):
         raise _not_understood()
     return facts[name]
+
+
+def _size(facts: Mapping[str, Any]) -> int:
+    if not isinstance(facts.get("size"), int):
+        raise _not_understood()
+    return facts["size"]
 
 
 def _not_understood() -> GalateaError:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from webui.errors import InvalidRequest
 
@@ -36,7 +38,7 @@ class Settings:
     fetch_urls:        let programs upload a file by its address on the internet.
     port:              None takes 7860 or the next free one.
     gradio_auth:       (user, password) pairs; never shown in the repr.
-    api_token:         lets programs use the HTTP API without a password; never shown in the repr.
+    api_token:         what programs send instead of a name and password, and visitors may type as one; never shown in the repr.
     allowed_hosts:     further names by which visitors may reach this server, e.g. behind a proxy.
     max_upload_mb:     larger uploads are refused.
     longest_side:      larger pictures are scaled down to this many pixels.
@@ -69,11 +71,17 @@ class Settings:
     @property
     def jobs_url(self) -> str:
         """Where the table of jobs is, for SQLAlchemy."""
-        return self.database_url or f"sqlite:///{self.outputs_dir / '.galatea' / 'jobs.sqlite'}"
+        path = self.outputs_dir / ".galatea" / "jobs.sqlite"
+        return self.database_url or f"sqlite:///{quote(str(path), safe='/: ' + os.sep)}"
+
+    @property
+    def guarded(self) -> bool:
+        """Whether visitors of page and API must say who they are."""
+        return bool(self.gradio_auth or self.api_token)
 
     def check_serving(self) -> None:
         """Raise InvalidRequest when serving with these settings would open the studio to strangers unasked."""
-        if self.share and not self.gradio_auth and not self.share_open:
+        if self.share and not self.guarded and not self.share_open:
             raise InvalidRequest(
                 "--share puts this studio on the internet for anybody who has the link. "
                 "Add --gradio-auth user:password, or --share-open if that is what you want."
@@ -81,7 +89,7 @@ class Settings:
 
     def serving_warnings(self) -> tuple[str, ...]:
         """What the person who starts the server should know about these settings."""
-        if self.listen and not self.gradio_auth:
+        if self.listen and not self.guarded:
             return ("Everybody on your network can use this studio. Add --gradio-auth user:password to change that.",)
         return ()
 

@@ -17,7 +17,7 @@ from extensions.sadtalker.join import Soundtrack, join
 from extensions.sadtalker.preprocess import CROP, CropTransform, prepare_portrait
 from extensions.sadtalker.segments import Clip, Segments
 from extensions.sadtalker.types import Motion, MotionOptions, Portrait, Voice
-from webui.plugin_api import Cancelled, JobContext, JobResult, NoFaceFound, choose_face, face_finder, read_picture
+from webui.plugin_api import Cancelled, JobContext, JobResult, ModelMissing, NoFaceFound, choose_face, face_finder, read_picture
 
 if TYPE_CHECKING:
     from extensions.sadtalker.engines.base import Engine
@@ -54,18 +54,21 @@ class Stopwatch:
 def run(ctx: JobContext, request: TalkingHeadRequest, started: float) -> JobResult:
     """Make the video. Raises webui.errors only; stops early with what is done when the job is cancelled.
 
-    Motion is a step, and so is each segment of the video. A job that goes on after a crash looks at the picture again, which
-    is quick and gives the same, and takes the rest from the files that the steps have left.
+    What it is made with is a step, motion is one, and so is each segment of the video. A job that goes on after a crash looks
+    at the picture again, which is quick and gives the same, and takes the rest from the files that the steps have left.
 
     started: time.perf_counter() when the job began.
     """
     clock = Stopwatch(started)
-    chosen = choice.choose(request.engine, ctx.settings.models_dir)
+    ctx.progress(0.0, "looking for the face")
+    means = ctx.step("means", lambda: find_means(ctx, request))
     with clock.stage("face"):
-        ctx.progress(0.0, "looking for the face")
-        picture, portrait, crop = see(ctx, request)
+        picture, portrait, crop = see(ctx, request, means["longest_side"])
     with clock.stage("prepare"):
+        chosen = choice.Choice(means["engine"], means["reason"])
         engine = choice.load(chosen)
+        if dict(engine.models) != means["models"]:
+            raise ModelMissing("The models that this job was begun with were replaced meanwhile. Start it again.")
         identity = engine.prepare(portrait)
     clock.seconds |= ctx.step("motion", lambda: move(ctx, request, engine, identity))
     motion = Motion(np.load(ctx.folder / MOTION), request.fps)
@@ -84,6 +87,15 @@ def run(ctx: JobContext, request: TalkingHeadRequest, started: float) -> JobResu
         "fps": request.fps, "size": list(size), "seed": ctx.seed, "seconds": clock.seconds,
     }  # fmt: skip
     return JobResult((artifact,), facts)
+
+
+def find_means(ctx: JobContext, request: TalkingHeadRequest) -> dict[str, Any]:
+    """What the video is made with: chosen once, so that a job which goes on after a restart with other settings or models does
+    not change in the middle of the clip.
+    """
+    chosen = choice.choose(request.engine, ctx.settings.models_dir)
+    models = dict(choice.load(chosen).models)
+    return {"engine": chosen.name, "reason": chosen.reason, "models": models, "longest_side": ctx.settings.longest_side}
 
 
 def move(ctx: JobContext, request: TalkingHeadRequest, engine: Engine, identity: Any) -> dict[str, float]:
@@ -140,11 +152,9 @@ def hear(ctx: JobContext, request: TalkingHeadRequest) -> Voice:
     return voice
 
 
-def see(ctx: JobContext, request: TalkingHeadRequest) -> tuple[np.ndarray, Portrait, CropTransform]:
-    """The picture, the portrait cut from it, and where it belongs."""
-    limit = ctx.settings.longest_side
-    if request.preprocess in CROP:
-        limit = max(limit, SIDE_TO_CROP_FROM)
+def see(ctx: JobContext, request: TalkingHeadRequest, longest_side: int) -> tuple[np.ndarray, Portrait, CropTransform]:
+    """The picture, the portrait cut from it, and where it belongs. longest_side: pixels that it is read at, at most."""
+    limit = max(longest_side, SIDE_TO_CROP_FROM) if request.preprocess in CROP else longest_side
     picture = read_picture(ctx.input(request.portrait), limit)
     size = picture.rgb.shape[1::-1]
     try:

@@ -9,16 +9,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import gradio as gr
 
-from extensions.sadtalker.jobs import TalkingHeadRequest
+from extensions.sadtalker.jobs import KIND, TalkingHeadRequest
 from webui.plugin_api import Artifact, InvalidRequest, Job, JobState, MediaError, Studio, read_picture
 
 PLAIN = ("preprocess", "still", "pose_style", "expression_scale")
 ADVANCED = ("engine", "size", "blink", "fps", "seed", "face")
-FRAMINGS = ("framing_crop", "framing_extcrop", "framing_resize", "framing_full", "framing_extfull")
+FRAMINGS = (
+    "value_preprocess_crop", "value_preprocess_extcrop", "value_preprocess_resize", "value_preprocess_full",
+    "value_preprocess_extfull",
+)  # fmt: skip
+STAGES = (
+    "used_seconds_face", "used_seconds_prepare", "used_seconds_voice", "used_seconds_motion", "used_seconds_first_preview",
+    "used_seconds_render", "used_seconds_total",
+)  # fmt: skip
 EXAMPLES = Path(__file__).parent / "examples"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 SOUNDS = (".wav", ".mp3", ".ogg", ".opus", ".flac", ".m4a")
@@ -27,6 +35,7 @@ PREVIEW_SIDE = 1024
 REMEMBER = "(id) => { sessionStorage.setItem('galatea-sadtalker-job', id); }"
 RECALL = "() => [sessionStorage.getItem('galatea-sadtalker-job') || '']"
 DICE = "() => String(Math.floor(Math.random() * 4294967296))"
+
 
 class OriginalImage(gr.Image):
     """An image input that hands on the file as it was given. Gradio's own opens it first: it refuses HEIC, and its
@@ -137,7 +146,7 @@ def _examples(studio: Studio) -> gr.Dataset:
 def _options(studio: Studio) -> dict[str, Any]:
     with gr.Group():
         options = studio.widgets(TalkingHeadRequest, PLAIN)
-        options["preprocess"].choices = [(studio.text(key), key.removeprefix("framing_")) for key in FRAMINGS]
+        options["preprocess"].choices = [(studio.text(key), key.removeprefix("value_preprocess_")) for key in FRAMINGS]
     with gr.Accordion(studio.text("advanced"), open=False, elem_id="sadtalker-advanced") as advanced:
         options |= studio.widgets(TalkingHeadRequest, ADVANCED)
         dice = gr.Button(studio.text("dice"), size="sm", elem_id="sadtalker-dice")
@@ -171,16 +180,24 @@ def _results(studio: Studio) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """A generator's right to flow to a page. looks_on: it shows a job found there, and makes way when the visitor begins one."""
+
+    looks_on: bool
+
+
 @dataclass(frozen=True)
 class Events:
     """What happens when. A generator watches a job: its snapshots flow to the page until it ends or the page closes.
 
-    busy: the pages that a generator flows to, by their session. A second one would fight the first for the same widgets.
+    turns: whose turn it is on which page, by session. Two generators would fight each other for the same widgets.
     """
 
     studio: Studio
     widgets: Widgets
-    busy: dict[str | None, object] = field(default_factory=dict)
+    turns: dict[str | None, Turn] = field(default_factory=dict)
+    taking: Lock = field(default_factory=Lock)
 
     def connect(self) -> None:
         widgets = self.widgets
@@ -200,16 +217,16 @@ class Events:
         for watched in (generated, resumed, shown_example):
             self.studio.rejoin(watched)
         outputs = [*widgets.inputs, widgets.advanced]
-        self.studio.offer_form("talk", outputs, self.fill, title="kind")
+        self.studio.offer_form(KIND, outputs, self.fill, title="kind")
 
     def generate(self, values: dict[Any, Any], visitor: gr.Request) -> Iterator[dict[Any, Any]]:
-        with self.studio.guard(visitor), self.turn(visitor) as mine:
-            yield from self.run(values, visitor) if mine else self.refuse(visitor)
+        with self.studio.guard(visitor), self.turn(visitor) as turn:
+            yield from self.run(values, visitor, turn) if turn else self.refuse(visitor)
 
     def example(self, values: dict[Any, Any], visitor: gr.Request) -> Iterator[dict[Any, Any]]:
         """Show an example's portrait and voice, and make the video of them with the options as they are."""
-        with self.studio.guard(visitor), self.turn(visitor) as mine:
-            if not mine:
+        with self.studio.guard(visitor), self.turn(visitor) as turn:
+            if not turn:
                 yield from self.refuse(visitor)
                 return
             # Stored like an upload: the job goes on after a restart, and its settings can be used again.
@@ -218,44 +235,50 @@ class Events:
             sources = {self.widgets.portrait: portrait, self.widgets.voice: voice}
             # As updates: a bare file's value would be overwritten in the browser by the differences that the later yields send.
             yield {widget: gr.update(value=path) for widget, path in sources.items()}
-            yield from self.run(values | sources, visitor)
+            yield from self.run(values | sources, visitor, turn)
 
     @contextmanager
-    def turn(self, visitor: gr.Request) -> Iterator[bool]:
-        """Whether nothing else flows to the visitor's page; nothing else may until the end of the block."""
-        session, me = visitor.session_hash, object()
-        mine = self.busy.setdefault(session, me) is me  # one step: two clicks at once cannot both be first
+    def turn(self, visitor: gr.Request, *, looks_on: bool = False) -> Iterator[Turn | None]:
+        """The right to flow to the visitor's page, to the end of the block; None while another has it that does not look on."""
+        session, mine = visitor.session_hash, Turn(looks_on)
+        with self.taking:  # two clicks at once cannot both be first
+            holder = self.turns.get(session)
+            free = holder is None or holder.looks_on
+            if free:
+                self.turns[session] = mine
         try:
-            yield mine
+            yield mine if free else None
         finally:
-            if mine:
-                del self.busy[session]
+            with self.taking:
+                if self.turns.get(session) is mine:
+                    del self.turns[session]
 
     def refuse(self, visitor: gr.Request) -> Iterator[dict[Any, Any]]:
-        gr.Info(self.studio.say("busy", visitor))
+        self.studio.tell(self.studio.say("busy", visitor))
         yield {self.widgets.card: gr.skip()}  # Gradio empties every output of a generator that yields nothing
 
-    def run(self, values: dict[Any, Any], visitor: gr.Request) -> Iterator[dict[Any, Any]]:
-        job = self.studio.service.submit("talk", _request(self.studio, self.widgets, values, visitor))
-        yield from self.watch(job.id, visitor)
+    def run(self, values: dict[Any, Any], visitor: gr.Request, turn: Turn) -> Iterator[dict[Any, Any]]:
+        job = self.studio.service.submit(KIND, _request(self.studio, self.widgets, values, visitor))
+        yield from self.watch(job.id, visitor, turn)
 
     def resume(self, job_id: str, visitor: gr.Request) -> Iterator[dict[Any, Any]]:
-        """The job that this browser tab started before it was closed or reloaded, if it is still known."""
-        with self.studio.guard(visitor), self.turn(visitor) as mine:
-            if not mine:
+        """The job that this browser tab knew before it was reloaded; a new one shows what is being made, if anything is."""
+        with self.studio.guard(visitor), self.turn(visitor, looks_on=True) as turn:
+            known = job_id if job_id and _is_known(self.studio, job_id) else _in_the_making(self.studio)
+            if not turn:
                 yield from self.refuse(visitor)
-            elif job_id and _is_known(self.studio, job_id):
-                yield from self.watch(job_id, visitor)
+            elif known:
+                yield from self.watch(known, visitor, turn)
             else:
                 yield {self.widgets.card: f'<p class="hint">{self.studio.say("hint", visitor)}</p>'}
 
-    def watch(self, job_id: str, visitor: gr.Request) -> Iterator[dict[Any, Any]]:
+    def watch(self, job_id: str, visitor: gr.Request, turn: Turn) -> Iterator[dict[Any, Any]]:
         for job in self.studio.follow(job_id, visitor):
-            yield _view(self.studio, self.widgets, job, visitor)
-        if job.state is JobState.FAILED:
-            raise gr.Error(job.error or "", duration=None, print_exception=False)
+            if self.turns.get(visitor.session_hash) is not turn:
+                return
+            yield _view(self.studio, self.widgets, job, visitor, turn)
         if job.state is JobState.CANCELLED:
-            gr.Info(self.studio.say("stopped_partial" if job.result else "stopped", visitor))
+            self.studio.tell(self.studio.say("stopped_partial" if job.result else "stopped", visitor))
 
     def cancel(self, job_id: str, visitor: gr.Request) -> None:
         with self.studio.guard(visitor):
@@ -269,7 +292,7 @@ class Events:
         with self.studio.guard(visitor):
             return str(_stand_in(self.studio, self.studio.artifacts.upload(Path(path))))
 
-    def fill(self, request: dict[str, Any]) -> dict[Any, Any]:
+    def fill(self, request: dict[str, Any], visitor: gr.Request) -> dict[Any, Any]:
         """The form with these settings; a portrait or voice that is not among them is left for the visitor to choose."""
         widgets, get = self.widgets, self.studio.artifacts.get
         portrait = voice = None
@@ -279,7 +302,7 @@ class Events:
             try:
                 portrait = str(_shown_picture(self.studio, get(request["portrait"])))
             except MediaError as error:  # the reason for which a job failed
-                gr.Warning(self.studio.told(str(error)))
+                self.studio.tell(self.studio.told(str(error), visitor), warning=True)
         options = {widget: "" if request[name] is None else request[name] for name, widget in widgets.options.items()}
         return {widgets.portrait: portrait, widgets.voice: voice, widgets.advanced: gr.update(open=True), **options}
 
@@ -325,7 +348,14 @@ def _is_known(studio: Studio, job_id: str) -> bool:
     return True
 
 
-def _view(studio: Studio, widgets: Widgets, job: Job, visitor: gr.Request) -> dict[Any, Any]:
+def _in_the_making(studio: Studio) -> str | None:
+    """The video that is being made, the newest of several; when none is, the newest that waits."""
+    unfinished = [job for job in studio.service.jobs() if job.kind == KIND and not job.state.finished]
+    newest = max(unfinished, key=lambda job: (job.state is JobState.RUNNING, job.created), default=None)
+    return newest and newest.id
+
+
+def _view(studio: Studio, widgets: Widgets, job: Job, visitor: gr.Request, turn: Turn) -> dict[Any, Any]:
     """What the page shows of a job."""
     running = not job.state.finished
     # A file that was removed by hand is not among the artifacts.
@@ -333,7 +363,7 @@ def _view(studio: Studio, widgets: Widgets, job: Job, visitor: gr.Request) -> di
     return {
         widgets.job_id: job.id,
         widgets.card: studio.card(job, visitor),
-        widgets.generate: gr.update(interactive=not running),
+        widgets.generate: gr.update(interactive=turn.looks_on or not running),
         widgets.cancel: gr.update(interactive=running),
         widgets.video: gr.update(value=video, visible=video is not None),
         widgets.download: gr.update(value=video, visible=video is not None),
@@ -350,7 +380,7 @@ def _used(studio: Studio, job: Job, visitor: gr.Request) -> str:
     shown = {
         "field_engine": data["engine"],
         "used_engine_reason": studio.told(data["engine_reason"], visitor),
-        "field_preprocess": studio.say(f"framing_{options['preprocess']}", visitor),
+        "field_preprocess": studio.say(f"value_preprocess_{options['preprocess']}", visitor),
         "field_still": _yes_or_no(studio, options["still"], visitor),
         "field_pose_style": options["pose_style"],
         "field_expression_scale": f"{options['expression_scale']:g}",
@@ -361,11 +391,16 @@ def _used(studio: Studio, job: Job, visitor: gr.Request) -> str:
         "used_video_size": " × ".join(str(side) for side in data["size"]),
         "used_frames": data["frames"],
         "field_fps": f"{data['fps']:g}",
-        "used_seconds": ", ".join(f"{stage.replace('_', ' ')} {value:.1f}" for stage, value in data["seconds"].items()),
+        "used_seconds": _seconds(studio, data["seconds"], visitor),
         "used_file": job.result.artifacts[0].name,
     }
     rows = {studio.say(key, visitor): value for key, value in shown.items() if value is not None}
     return studio.facts(rows, job.warnings)
+
+
+def _seconds(studio: Studio, seconds: dict[str, float], visitor: gr.Request) -> str:
+    known = {key: seconds.get(key.removeprefix("used_seconds_")) for key in STAGES}
+    return ", ".join(f"{studio.say(key, visitor)} {value:.1f}" for key, value in known.items() if value is not None)
 
 
 def _yes_or_no(studio: Studio, choice: bool, visitor: gr.Request) -> str:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import anyio
 import anyio.to_thread
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -27,8 +28,14 @@ if TYPE_CHECKING:
 MAX_JSON = 1 << 20
 """Bytes of a posted job."""
 
-MAX_BASE64 = 64 << 20
+MAX_BASE64 = 16 << 20
 """Bytes of an upload inside JSON: it is held in memory. Larger files go as a form."""
+
+HELD = anyio.CapacityLimiter(8)
+"""So many bodies are held in memory at a time; more of them wait."""
+
+BODY_SECONDS = 120.0
+"""A body that is held in memory has to come within so many seconds."""
 
 FORM_EXTRA = 64 << 10
 """Bytes that a form may have around its file."""
@@ -38,10 +45,21 @@ FETCHES = anyio.CapacityLimiter(4)
 
 
 async def json_object(request: Request, limit: int = MAX_JSON) -> dict[str, Any]:
-    """The body as a JSON object. Raises ApiError: 415 for another content type, 413 when too large, 400 when broken."""
+    """The body as a JSON object. Raises ApiError: 415 for another content type, 413 when too large, 408 when too slow, 400 when
+    broken.
+    """
     if _media_type(request) != "application/json":
         raise ApiError(415, "Send JSON, with the header Content-Type: application/json.")
-    body = b"".join([piece async for piece in limited(request, limit)])
+    async with HELD:
+        try:
+            with anyio.fail_after(BODY_SECONDS):
+                body = b"".join([piece async for piece in limited(request, limit)])
+        except TimeoutError as error:
+            raise ApiError(408, "The body did not come in time. Send large files as a form.", "TooSlow") from error
+        return await anyio.to_thread.run_sync(_parsed, body)
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -59,7 +77,10 @@ async def uploaded(request: Request, max_bytes: int, fetcher: Fetcher | None) ->
     """
     if _media_type(request) == "application/json":
         body = await json_object(request, min(MAX_BASE64, max_bytes * 4 // 3 + FORM_EXTRA))
-        file, name = await _from_url(body, fetcher) if "url" in body else _from_base64(body, max_bytes)
+        if "url" in body:
+            file, name = await _from_url(body, fetcher)
+        else:
+            file, name = await anyio.to_thread.run_sync(_from_base64, body, max_bytes)
         with file:
             yield file, name
     elif _media_type(request) == "multipart/form-data":

@@ -90,9 +90,10 @@ PRIORITY_BODY = {
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#292524;background:#fafaf9}
-h1,h2{color:#0f766e}section{border-top:1px solid #d6d3d1;padding:.5rem 0}code,pre{font-family:ui-monospace,monospace}
+h1,h2,a{color:#0f766e}section{border-top:1px solid #d6d3d1;padding:.5rem 0}code,pre{font-family:ui-monospace,monospace}
 pre{overflow:auto;background:#f5f5f4;padding:.75rem;font-size:.85rem}b{color:#0f766e;margin-right:.5rem}
-@media(prefers-color-scheme:dark){body{color:#e7e5e4;background:#1c1917}pre{background:#292524}h1,h2,b{color:#5eead4}}
+h3 code,li code{overflow-wrap:anywhere}
+@media(prefers-color-scheme:dark){body{color:#e7e5e4;background:#1c1917}pre{background:#292524}h1,h2,a,b{color:#5eead4}}
 """
 PRIVATE = {**HEADERS, "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
 

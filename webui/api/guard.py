@@ -2,7 +2,8 @@
 
 Every request must name this server in `Host` and, where it has one, come from this server's own pages by `Origin`.
 Otherwise a foreign web page could post forms to a studio on the visitor's own machine, or rename itself to it (DNS
-rebinding). The API also asks for a password or token where one is set; the page has its own login.
+rebinding). Where a password or token is set, page and API take the same ones, in the Authorization header; a browser
+without that header gets the page's login.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ import hmac
 import ipaddress
 import logging
 import math
+import re
+import secrets
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from webui.api.answers import ApiError
@@ -42,8 +46,24 @@ FAILED_TRIES_PER_MINUTE = 10
 FAILED_TRIES_IN_ALL = 100
 """The same from everybody together: a client's address can be made up behind a proxy."""
 
+MOST_WELCOME = 1000
+"""So many clients are remembered for having had the right password or token: they are let in whatever others try."""
+
+MOST_PAGE_BODY = 16 << 20
+"""Bytes of a request to the page, but for uploads: those have a limit of their own."""
+
+PAGE_UPLOADS = "/gradio_api/upload"
 EVERYBODY = "everybody"
 LOGIN = "/login"
+
+HEADERS = {
+    "content-security-policy": "frame-ancestors 'self'",
+    "x-frame-options": "SAMEORIGIN",
+    "x-content-type-options": "nosniff",
+}
+"""Of every answer that has no such header: no other site's page may show the studio inside of itself and catch its clicks."""
+
+_HOST = re.compile(r"([^\s:/?#@\\\[\]]+|\[[0-9a-fA-F:.]+\])(?::(\d{1,5}))?")
 
 
 class RateLimit:
@@ -68,6 +88,11 @@ class RateLimit:
             del self._events[next(iter(self._events))]
         self._events.setdefault(key, deque(maxlen=self._count)).append(self._clock())
 
+    def take_back(self, key: str) -> None:
+        """Forget the newest event."""
+        if self._events.get(key):
+            self._events[key].pop()
+
 
 class Guard:
     """What is known about those who come in. One for a server; `middleware` puts it in front of the page's app."""
@@ -85,15 +110,29 @@ class Guard:
         self._bearer = [sha256(settings.api_token.encode()).digest()] if settings.api_token else []
         self._failures = RateLimit(FAILED_TRIES_PER_MINUTE)
         self._all_failures = RateLimit(FAILED_TRIES_IN_ALL)
+        self._welcome: dict[tuple[str, bytes], None] = {}
+        self._page_pass = ""
         self._posts = {path: RateLimit(count) for path, count in POSTS_PER_MINUTE.items()}
 
     @property
     def middleware(self) -> Middleware:
         return Middleware(Doorway, guard=self)
 
-    def around(self, app: ASGIApp) -> ASGIApp:
-        """The finished app, its own middleware included: Gradio would tell other sites' browsers that they may ask."""
-        return Porch(app, self)
+    @property
+    def closed(self) -> bool:
+        """Whether a password or token is asked for."""
+        return bool(self._basic or self._bearer)
+
+    def admits(self, name: str, password: str) -> bool:
+        """Whether this name and password, or any name with the token as password, may come in by the page's login."""
+        return _is_among(f"{name}:{password}".encode(), self._basic) or _is_among(password.encode(), self._bearer)
+
+    def stand_around(self, app: Any) -> None:
+        """Guard the finished Gradio app, its own middleware included: that would tell other sites' browsers that they may ask."""
+        token = secrets.token_urlsafe(32)
+        app.tokens[token] = "api"
+        self._page_pass = f"access-token-unsecure-{app.cookie_id}={token}"
+        app.middleware_stack = Porch(app.middleware_stack, self)
 
     def allow_host(self, name: str) -> None:
         """Let visitors in who came by this name, e.g. that of the public link."""
@@ -119,15 +158,33 @@ class Guard:
 
     def check_identity(self, scope: Scope) -> None:
         """Raise ApiError 401 without a valid password or token, 429 after too many wrong ones. Open when none is set."""
-        if not self._basic and not self._bearer:
+        if not self.closed:
             return
         written = Headers(scope=scope).get("authorization", "")
         if not written:
             raise _unauthorized("Say who you are: a name and password, or a token, is needed here.")
+        visitor = (client(scope), sha256(written.encode("latin-1", "replace")).digest())
+        if visitor in self._welcome:
+            return
         self.check_tries(scope)
         if not self._is_known(written):
             self.note_failure(scope)
             raise _unauthorized("The name, password or token is wrong.")
+        if len(self._welcome) >= MOST_WELCOME:
+            del self._welcome[next(iter(self._welcome))]
+        self._welcome[visitor] = None
+
+    def let_into_page(self, scope: Scope) -> Scope:
+        """The request with the page's own pass, when it says in its header who it is; as it was without that header.
+
+        Raises what `check_identity` raises.
+        """
+        if not self.closed or "authorization" not in Headers(scope=scope):
+            return scope
+        self.check_identity(scope)
+        scope = {**scope, "headers": list(scope["headers"])}
+        MutableHeaders(scope=scope)["cookie"] = self._page_pass
+        return scope
 
     def check_tries(self, scope: Scope) -> None:
         wait = max(self._failures.wait(client(scope)), self._all_failures.wait(EVERYBODY))
@@ -138,6 +195,10 @@ class Guard:
         log.warning("A wrong password or token came from %s.", client(scope))
         self._failures.note(client(scope))
         self._all_failures.note(EVERYBODY)
+
+    def take_back_failure(self, scope: Scope) -> None:
+        self._failures.take_back(client(scope))
+        self._all_failures.take_back(EVERYBODY)
 
     def check_rate(self, scope: Scope) -> None:
         """Raise ApiError 429 when this client posts too often."""
@@ -150,7 +211,6 @@ class Guard:
         limit.note(client(scope))
 
     def _is_known(self, written: str) -> bool:
-        """Compares with every one in constant time, so that the time taken tells nothing."""
         scheme, _, value = written.partition(" ")
         known, given = self._bearer, value.strip().encode("latin-1", "replace")
         if scheme.lower() == "basic":
@@ -161,8 +221,7 @@ class Guard:
                 return False
         elif scheme.lower() != "bearer":
             return False
-        digest = sha256(given).digest()
-        return sum(hmac.compare_digest(digest, one) for one in known) > 0
+        return _is_among(given, known)
 
     def _is_ours(self, name: str) -> bool:
         if name in self._hosts:
@@ -203,25 +262,29 @@ class Doorway:
                     self._guard.check_rate(scope)
                 app = self._guard.api
             else:
-                app = self._page
+                app, scope = self._page, self._guard.let_into_page(scope)
+                receive = limited(scope, receive)
                 if _is_login(scope):
                     self._guard.check_tries(scope)
-                    send = self._noting_failures(scope, send)
+                    send = self._forgetting_success(scope, send)
         except ApiError as refused:
             return await _refuse(refused, scope, receive, send)
         await app(scope, receive, send)
 
-    def _noting_failures(self, scope: Scope, send: Send) -> Send:
-        async def noting(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] in (400, 401):
-                self._guard.note_failure(scope)
+    def _forgetting_success(self, scope: Scope, send: Send) -> Send:
+        """A try counts as failed from the moment it comes, so that many at once are not all tried."""
+        self._guard.note_failure(scope)
+
+        async def forgetting(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                self._guard.take_back_failure(scope)
             await send(message)
 
-        return noting
+        return forgetting
 
 
 class Porch:
-    """The ASGI app around everything: looks at Host and Origin only."""
+    """The ASGI app around everything: looks at Host and Origin, and adds HEADERS."""
 
     def __init__(self, app: ASGIApp, guard: Guard):
         self._app = app
@@ -233,7 +296,35 @@ class Porch:
                 self._guard.check_sender(scope)
         except ApiError as refused:
             return await _refuse(refused, scope, receive, send)
-        await self._app(scope, receive, send)
+        await self._app(scope, receive, _with_headers(send))
+
+
+def limited(scope: Scope, receive: Receive) -> Receive:
+    """The body of a request to the page, refused where it gets too large: Gradio reads all before it looks at who sends it."""
+    if scope["type"] != "http" or scope["path"].startswith(PAGE_UPLOADS):
+        return receive
+    come = 0
+
+    async def counting() -> Message:
+        nonlocal come
+        message = await receive()
+        come += len(message.get("body", b""))
+        if come > MOST_PAGE_BODY:
+            raise HTTPException(413, f"This is too large: at most {MOST_PAGE_BODY:,} bytes are taken.", {"Connection": "close"})
+        return message
+
+    return counting
+
+
+def _with_headers(send: Send) -> Send:
+    async def adding(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+        await send(message)
+
+    return adding
 
 
 async def _refuse(refused: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -248,16 +339,22 @@ def is_api(path: str) -> bool:
 
 
 def host_name(host: str) -> str:
-    """The name in a Host header in small letters, without the port; "" when it cannot be read."""
-    try:
-        return (urlsplit(f"//{host}").hostname or "") if not set(host) & set("/?#@\\ ") else ""
-    except ValueError:
+    """The name in a Host header in small letters, without the port and an address's brackets; "" when it cannot be read."""
+    found = _HOST.fullmatch(host)
+    if found is None or int(found[2] or 0) > 65535:
         return ""
+    return found[1].strip("[]").lower()
 
 
 def client(scope: Scope) -> str:
     """The address that a request came from."""
     return scope["client"][0] if scope.get("client") else "?"
+
+
+def _is_among(given: bytes, known: list[bytes]) -> bool:
+    """Compares with every one in constant time, so that the time taken tells nothing."""
+    digest = sha256(given).digest()
+    return sum(hmac.compare_digest(digest, one) for one in known) > 0
 
 
 def _is_login(scope: Scope) -> bool:

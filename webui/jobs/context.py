@@ -73,7 +73,9 @@ class JobContext(Protocol):
         ...
 
     def map(self, name: str, function: Callable[[Item], Any], items: Iterable[Item]) -> list[Any]:
-        """A step per item, in order; the results. Once the job is cancelled no step is begun, so they may be fewer."""
+        """A step per item, in order; the results. Once the job is cancelled no step is begun, so they may be fewer: let no
+        other step follow.
+        """
         ...
 
     @property

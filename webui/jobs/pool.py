@@ -33,7 +33,10 @@ PAUSES = (0.0, 1.0, 5.0, 15.0, 30.0)
 
 SOON = 20.0
 UNHEARD = 15.0
-"""Seconds after which a worker whose job does not stop when it is asked to is ended by force."""
+"""Seconds without news of a job that was asked to stop, after which its worker is ended by force."""
+
+UNHEARD_AT_MOST = 10
+"""So many times as long a job may take to stop, however much it has to say."""
 
 
 class Pool(Protocol):
@@ -104,6 +107,7 @@ class Keeper:
         self._closing = threading.Event()
         self._warm = False
         self._running: str | None = None
+        self._heard = 0.0
         self._process: Any = None
         self._pipe: Connection | None = None
         self._thread = threading.Thread(target=self._keep, name="galatea-keeper", daemon=True)
@@ -177,6 +181,7 @@ class Keeper:
             except (EOFError, OSError):
                 break
             self._running = {"started": job_id, "ended": None}.get(what, self._running)
+            self._heard = time.monotonic()
             if what == "stopping":
                 self._expect_end(job_id)
             self._tell(what, job_id, changes)
@@ -185,14 +190,23 @@ class Keeper:
             self._tell("lost", lost, {})
 
     def _expect_end(self, job_id: str) -> None:
-        timer = threading.Timer(UNHEARD, self._end_unheard, (job_id, self._process))
+        latest = time.monotonic() + UNHEARD_AT_MOST * UNHEARD
+        self._later(UNHEARD, job_id, self._process, latest)
+
+    def _later(self, seconds: float, *arguments: Any) -> None:
+        timer = threading.Timer(seconds, self._end_unheard, arguments)
         timer.daemon = True
         timer.start()
 
-    def _end_unheard(self, job_id: str, process: Any) -> None:
-        if self._running == job_id and process is self._process:
-            log.warning("Job %s did not stop when asked; its worker is ended.", job_id)
-            process.kill()
+    def _end_unheard(self, job_id: str, process: Any, latest: float) -> None:
+        if self._running != job_id or process is not self._process:
+            return
+        left = min(self._heard + UNHEARD, latest) - time.monotonic()
+        if left > 0:  # it is busy with what it keeps
+            self._later(left, job_id, process, latest)
+            return
+        log.warning("Job %s did not stop when asked; its worker is ended.", job_id)
+        process.kill()
 
 
 def serve(pipe: Connection, kinds: tuple[JobKind, ...], settings: Settings, log_level: int) -> None:
@@ -200,6 +214,8 @@ def serve(pipe: Connection, kinds: tuple[JobKind, ...], settings: Settings, log_
     logging.basicConfig(level=log_level, format="%(levelname)s: %(message)s")
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the server's business, which says "stop"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the same when the terminal is closed
     lock = threading.Lock()
 
     def tell(what: str, job_id: str, changes: dict[str, Any]) -> None:
@@ -218,6 +234,7 @@ def serve(pipe: Connection, kinds: tuple[JobKind, ...], settings: Settings, log_
     except (EOFError, OSError, SystemExit):
         pass  # the server was killed, or this process is asked to end
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         worker.put_back()
     finally:
         os._exit(0)  # the handler is in the middle of something, and has no more say

@@ -38,7 +38,8 @@ def small_jpeg(image: np.ndarray) -> bytes:
     scale = LONGEST_SIDE / max(height, width)
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        # A small shrink by areas takes ten times as long, and looks no better.
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale <= 0.5 else cv2.INTER_LINEAR)
     encoded, buffer = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not encoded:
         raise ValueError(f"cannot encode a preview of shape {image.shape}")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from webui.artifacts import PART, move_into_place, storage_errors
+from webui.artifacts import PART, make_folder, move_into_place, storage_errors
 from webui.jobs.preview import Throttle, small_jpeg
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Run:
     """A job while this worker runs it.
 
     finished: how many of its steps earlier runs have done.
+    lost:     another worker has it now: this one was silent for so long that it seemed dead.
     news:     what has changed since the table heard of it last.
     writing:  held while the table hears of it, so that older news never comes after newer.
     """
@@ -42,8 +44,13 @@ class Run:
     record: Record
     finished: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
+    lost: bool = False
     news: dict[str, Any] = field(default_factory=dict)
     writing: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Lost(BaseException):
+    """The job is another worker's: nothing of this run may be kept. Handlers must not catch it."""
 
 
 class RunningContext:
@@ -51,6 +58,7 @@ class RunningContext:
 
     tell:  hands changes of the Job to whoever watches.
     save:  writes what the table must know before a step counts as finished.
+    holds: whether the job is still this worker's.
     """
 
     def __init__(
@@ -62,11 +70,12 @@ class RunningContext:
         thumbnail: Path,
         tell: Callable[[dict[str, Any]], None],
         save: Callable[[], None],
+        holds: Callable[[], bool],
     ):
         self._run, self._artifacts, self._settings = run, artifacts, settings
         self._folder, self._thumbnail = folder, thumbnail
         self._has_thumbnail = thumbnail.exists()
-        self._tell, self._save = tell, save
+        self._tell, self._save, self._holds = tell, save, holds
         self._previews, self._moves = Throttle(), Throttle(PROGRESS_PER_SECOND)
         self._pace = Pace()
         self._stage = ""
@@ -91,7 +100,7 @@ class RunningContext:
         return self._folder
 
     def progress(self, fraction: float, stage: str) -> None:
-        fraction = min(max(fraction, 0.0), 1.0)
+        fraction = min(max(float(fraction), 0.0), 1.0) if math.isfinite(fraction) else 0.0
         self._run.news |= {"fraction": fraction, "stage": stage}
         words = in_words(stage)
         if self._moves.ready() or words != self._stage:
@@ -104,9 +113,12 @@ class RunningContext:
             return
         picture = small_jpeg(image)
         if not self._has_thumbnail:
-            self._thumbnail.parent.mkdir(parents=True, exist_ok=True)
-            self._thumbnail.write_bytes(picture)
             self._has_thumbnail = True
+            with suppress(OSError):  # a job is not ended for the want of its thumbnail
+                self._thumbnail.parent.mkdir(parents=True, exist_ok=True)
+                part = self._thumbnail.with_suffix(PART)
+                part.write_bytes(picture)
+                part.replace(self._thumbnail)
         if shown:
             self._tell({"preview": picture})
 
@@ -122,21 +134,26 @@ class RunningContext:
     def input(self, artifact_id: str) -> Path:
         return self._artifacts.get(artifact_id).path
 
-    def output(self, suffix: str, stem: str) -> AbstractContextManager[PendingArtifact]:
+    @contextmanager
+    def output(self, suffix: str, stem: str) -> Iterator[PendingArtifact]:
         record, self._outputs = self._run.record, self._outputs + 1
         artifact_id = sha256(f"{record.id}/{self._outputs}".encode()).hexdigest()[:16]
         # The first file is the main one: only that one goes where the owner asked.
         target = Path(record.target) if record.target and self._outputs == 1 else None
-        return self._artifacts.output(
-            record.kind, suffix, stem, target, artifact_id=artifact_id, created=record.created
-        )
+        place = {"target": target, "artifact_id": artifact_id, "created": record.created}
+        with self._artifacts.output(record.kind, suffix, stem, **place) as pending:
+            yield pending
+            self._confirm()
 
     def step(self, name: str, function: Callable[[], Any]) -> Any:
         from webui.jobs.workflow import step
 
         def saved() -> Any:
             result = function()
+            self._run.news["steps"] = self._steps + 1
             self._save()
+            if self._run.lost:
+                raise Lost
             return result
 
         try:
@@ -157,12 +174,18 @@ class RunningContext:
         # Never the same name: an encoder of a run that died may still be writing.
         part = self._folder / f"{secrets.token_hex(8)}{PART}"
         with storage_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             try:
                 yield part
+                self._confirm()
                 move_into_place(part, self._folder / name)
             finally:
                 part.unlink(missing_ok=True)
+
+    def _confirm(self) -> None:
+        """Nothing is put into its place by a worker that has lost the job meanwhile. Raises Lost."""
+        if not self._holds():
+            raise Lost
 
     def _said(self, **changes: Any) -> None:
         self._run.news |= changes

@@ -6,8 +6,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +157,7 @@ class JobService:
     def cancel(self, job_id: str) -> Job:
         """Ask a job to stop. What it has made so far is kept. A finished job stays as it is."""
         self.get(job_id)
-        record = self._store.cancel(job_id, STOPPED)
+        record = self._store.cancel(job_id, STOPPED, self._kinds)
         if record is not None and record.state.finished:
             self._board.put(self._job(record))
         elif record is not None:
@@ -189,6 +188,10 @@ class JobService:
         """Undo `delete`. Raises InvalidRequest when the job is gone for good, or never was."""
         return self._job(self._keeping.restore(job_id))
 
+    def deleted(self, job_id: str) -> Job:
+        """A job that `restore` can bring back. Raises InvalidRequest when there is none."""
+        return self._loaded(job_id, deleted=True)
+
     def usage(self) -> Usage:
         return self._keeping.usage()
 
@@ -197,9 +200,10 @@ class JobService:
         for job_id in self._keeping.sweep():
             self._board.remove(job_id)
 
-    def thumbnail(self, job_id: str) -> Path | None:
-        """A small JPEG of what the job made, when there is one."""
-        path = self._state / "thumbnails" / f"{self.get(job_id).id}.jpg"
+    def thumbnail(self, job_id: str, *, deleted: bool = False) -> Path | None:
+        """A small JPEG of what the job made, when there is one. deleted: of a job that `restore` can bring back."""
+        job = self.deleted(job_id) if deleted else self.get(job_id)
+        path = self._state / "thumbnails" / f"{job.id}.jpg"
         return path if path.is_file() else None
 
     def recall(self, path: Path) -> tuple[str, dict[str, Any]] | None:
@@ -217,13 +221,19 @@ class JobService:
     def close(self, timeout: float = 10.0) -> None:
         """Stop working within `timeout` seconds."""
         for job_id in self._own:
-            self._store.cancel(job_id, STOPPED)
+            self._quietly(lambda job_id=job_id: self._store.cancel(job_id, STOPPED, self._kinds))
         self._pool.close(timeout)
         for job_id in self._own:
-            with suppress(InvalidRequest):  # it was deleted meanwhile
-                self._board.put(self._loaded(job_id))
+            self._quietly(lambda job_id=job_id: self._board.put(self._loaded(job_id)))
         self._board.close()
         self._store.close()
+
+    def _quietly(self, action: Callable[[], object]) -> None:
+        """On the way out: that the table cannot be used, or that a job was deleted, must keep nobody from leaving."""
+        try:
+            action()
+        except (StorageError, InvalidRequest) as error:
+            log.warning("%s", error)
 
     def _told(self, what: str, job_id: str, changes: dict[str, Any]) -> None:
         """News of a worker, on its own thread."""
@@ -256,14 +266,16 @@ class JobService:
                 record = unfinished.get(job_id) or self._store.get(job_id)
                 if record is not None and job_id not in self._live:
                     self._board.put(self._job(record))
+                if job_id in self._live:  # it began in between, and what was read was older
+                    self._told("started", job_id, {})
         except StorageError as error:  # whoever watches goes on with what the workers tell
             log.warning("%s", error)
         finally:
             self._refreshing.release()
 
-    def _loaded(self, job_id: str) -> Job:
+    def _loaded(self, job_id: str, *, deleted: bool = False) -> Job:
         record = self._store.get(job_id)
-        if record is None or record.deleted is not None:
+        if record is None or (record.deleted is not None) is not deleted:
             raise InvalidRequest(f"There is no job '{job_id[:64]}' any more. Start it again.")
         return self._job(record)
 
@@ -272,8 +284,10 @@ class JobService:
         return [self._artifacts.get(artifact_id) for artifact_id in ids if artifact_id]
 
     def _job(self, record: Record) -> Job:
-        for artifact_id, path in record.files.items():
-            self._artifacts.know(artifact_id, Path(path))
+        # What the job made, wherever its owner wanted it. Not what it was given: that is the owner's, and not to be handed out.
+        for artifact_id in record.result["artifacts"] if record.result else ():
+            if artifact_id in record.files:
+                self._artifacts.know(artifact_id, Path(record.files[artifact_id]))
         return Job(
             id=record.id,
             kind=record.kind,

@@ -18,7 +18,7 @@ from webui.errors import StorageError
 
 MOST = 256
 SILENT = 60.0
-"""Seconds after which a worker of another computer that says nothing counts as dead. Their clocks may differ a little."""
+"""Seconds after which a worker of another computer that says nothing counts as dead."""
 
 
 class Slot:
@@ -38,12 +38,16 @@ class Slot:
     def release(self) -> None:
         self._lock.release()
 
+    def is_neighbour(self, name: str) -> bool:
+        """Whether the worker of this name is of the same computer and outputs folder."""
+        return home_of(name) == _home(self._folder)
+
     def is_dead(self, name: str, seen: float | None, now: float) -> bool:
-        """Whether the worker of this name has ended. seen: when it was last heard of."""
-        slot, _, life = name.rpartition(":")
-        home, _, number = slot.rpartition(":")
-        if home != _home(self._folder):
+        """Whether the worker of this name has ended. seen: when it was last heard of, now: both in seconds by the same clock."""
+        if not self.is_neighbour(name):
             return seen is None or now - seen > SILENT
+        slot, _, life = name.rpartition(":")
+        number = slot.rpartition(":")[2]
         lock = FileLock(self._folder / f"{number}.lock")
         try:
             lock.acquire(timeout=0)
@@ -71,6 +75,11 @@ class Slot:
         except OSError as error:
             raise StorageError(f"The folder {self._folder} cannot be written: {error}. Choose another --outputs-dir.") from error
         raise StorageError(f"More than {MOST} programs work in {self._folder} at once. Stop some of them.")
+
+
+def home_of(name: str) -> str:
+    """The computer and outputs folder of the worker of this name."""
+    return name.rsplit(":", 2)[0]
 
 
 def _home(folder: Path) -> str:

@@ -7,16 +7,19 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as NoConnection
+from sqlalchemy.schema import CreateColumn
 
 from webui.errors import StorageError
+from webui.jobs.slots import home_of
 from webui.jobs.types import STOPPED, JobState, Query
 
 log = logging.getLogger(__name__)
@@ -24,10 +27,20 @@ log = logging.getLogger(__name__)
 DEATHS = 2
 """So often a job may end its worker with no step finished in between; then it is failed."""
 
+_CLOCKS = {
+    "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
+    "postgresql": "extract(epoch from clock_timestamp())::double precision",
+}
+"""Seconds since 1970, in the database's words."""
+
+_BUGS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
+"""What a database says when it was asked something wrong: asking again is of no use."""
+
 _FINISHED = tuple(state.value for state in JobState if state.finished)
 _BUSY_MS = 30_000
 
 _metadata = sa.MetaData()
+# A column that comes later has a server_default: tables of older studios get it, see _bring_up_to_date.
 _jobs = sa.Table(
     "galatea_jobs",
     _metadata,
@@ -46,6 +59,7 @@ _jobs = sa.Table(
     sa.Column("seen", sa.Float),
     sa.Column("cancel", sa.Boolean, nullable=False, default=False),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("steps", sa.Integer, nullable=False, default=0, server_default="0"),
     sa.Column("deaths", sa.Integer, nullable=False, default=0),
     sa.Column("died_after", sa.Integer, nullable=False, default=-1),
     sa.Column("created", sa.Float, nullable=False),
@@ -71,10 +85,10 @@ class Record:
     files:      {artifact id: absolute path} of files outside of the outputs folder that the owner of this machine named.
     target:     where the main file goes, None for the outputs folder.
     previews:   whether anybody can see them.
-    only_for:   the one worker that may run it, None for any.
+    only_for:   who may run it: one worker, or those of one home (slots.py); None for any.
     worker:     who runs it; seen: when that one last said so, in seconds since 1970.
     cancel:     its owner asked to stop.
-    attempts:   how often it was begun.
+    attempts:   how often it was begun; steps: how many of its steps were finished, as last heard.
     deaths:     how many workers it ended in a row with nothing finished in between; died_after: so many finished steps.
     result:     {"artifacts": [ids], "data": {...}} or None.
     words:      what a search looks in, in lower case.
@@ -95,6 +109,7 @@ class Record:
     seen: float | None = None
     cancel: bool = False
     attempts: int = 0
+    steps: int = 0
     deaths: int = 0
     died_after: int = -1
     started: float | None = None
@@ -115,10 +130,11 @@ class Store:
 
     def __init__(self, url: str):
         self._engine = _engine(url)
-        with suppress(StorageError), database_errors():
-            _metadata.create_all(self._engine)
+        self._clock = sa.literal_column(_CLOCKS[self._engine.dialect.name], sa.Float)
+        with suppress(StorageError, ProgrammingError, IntegrityError), database_errors():
+            _bring_up_to_date(self._engine)
         with database_errors():  # again, for when another program was making the table at the same time
-            _metadata.create_all(self._engine)
+            _bring_up_to_date(self._engine)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -137,33 +153,44 @@ class Store:
     def running(self) -> list[Record]:
         return list(self._select(_jobs.c.state == JobState.RUNNING.value))
 
+    def now(self) -> float:
+        """The database's clock, by which `seen` is noted: those of the workers' computers may differ."""
+        with self._read() as connection:
+            return float(connection.execute(sa.select(self._clock)).scalar_one())
+
     def claim(self, worker: str, kinds: tuple[str, ...], *, only_own: bool) -> Record | None:
-        """The next waiting job of these kinds, from now on run by `worker`: the highest priority, then the oldest."""
+        """The next waiting job of these kinds, from now on run by `worker`: one that is to be cancelled, then the highest
+        priority, then the oldest.
+        """
         waiting = _jobs.alias()
         place = waiting.c.only_for == worker
         if not only_own:
-            place |= waiting.c.only_for.is_(None)
+            place |= waiting.c.only_for.is_(None) | (waiting.c.only_for == home_of(worker))
         chosen = (
             sa.select(waiting.c.id)
             .where(waiting.c.state == JobState.QUEUED.value, waiting.c.kind.in_(kinds), place)
-            .order_by(waiting.c.priority.desc(), waiting.c.number)
+            .order_by(waiting.c.cancel.desc(), waiting.c.priority.desc(), waiting.c.number)
             .limit(1)
             .with_for_update(skip_locked=True)
             .scalar_subquery()
         )
-        now = time.time()
         return self._update_one(
             sa.and_(_jobs.c.id == chosen, _jobs.c.state == JobState.QUEUED.value),
             state=JobState.RUNNING.value,
             worker=worker,
-            seen=now,
-            started=sa.func.coalesce(_jobs.c.started, now),
+            seen=self._clock,
+            started=sa.func.coalesce(_jobs.c.started, time.time()),
             attempts=_jobs.c.attempts + 1,
         )
 
     def beat(self, job_id: str, worker: str, **changes: Any) -> Record | None:
         """Say that `worker` is alive and how far it is. None when the job is not its own any more."""
-        return self._update_one(_held(job_id, worker), seen=time.time(), **_columns(changes))
+        return self._update_one(_held(job_id, worker), seen=self._clock, **_columns(changes))
+
+    def holds(self, job_id: str, worker: str) -> bool:
+        """Whether the job is this worker's, as far as the table knows."""
+        with self._read() as connection:
+            return connection.execute(sa.select(_jobs.c.id).where(_held(job_id, worker))).first() is not None
 
     def finish(self, job_id: str, worker: str, state: JobState, **changes: Any) -> Record | None:
         """The end of a job that `worker` runs; None when it is not its own any more."""
@@ -180,7 +207,7 @@ class Store:
         None when somebody else has taken care of it already.
         """
         deaths = record.deaths + 1 if finished_steps == record.died_after else 1
-        common = {"worker": None, "only_for": None, "deaths": deaths, "died_after": finished_steps}
+        common = {"worker": None, "only_for": _place(record, record.worker), "deaths": deaths, "died_after": finished_steps}
         if record.cancel and not finished_steps:
             ends = {"state": JobState.CANCELLED.value, "finished": time.time(), "error": STOPPED, "error_type": "Cancelled"}
         elif deaths < DEATHS:
@@ -202,16 +229,19 @@ class Store:
         return list(self._select(sa.and_(_jobs.c.state == JobState.QUEUED.value, _jobs.c.only_for.is_not(None))))
 
     def free(self, record: Record) -> None:
-        """Let any worker take a job whose own worker died before it began."""
+        """Let other workers take a job whose own worker died before it began."""
         waiting = sa.and_(_jobs.c.id == record.id, _jobs.c.state == JobState.QUEUED.value)
-        self._update_one(sa.and_(waiting, _jobs.c.only_for == record.only_for), only_for=None)
+        self._update_one(sa.and_(waiting, _jobs.c.only_for == record.only_for), only_for=_place(record, record.only_for))
 
-    def cancel(self, job_id: str, message: str) -> Record | None:
-        """End a job that waits; ask the worker of one that runs. None when it has finished or is not there."""
+    def cancel(self, job_id: str, message: str, kinds: Iterable[str]) -> Record | None:
+        """End a job that waits; ask the worker of one that runs. None when it has finished or is not there.
+
+        kinds: those that there are handlers for, and so workers that could look what is to be kept.
+        """
         ended = {"state": JobState.CANCELLED.value, "finished": time.time(), "error": message, "error_type": "Cancelled"}
-        # One that was begun may have something to keep: a worker looks.
-        never_begun = sa.and_(_jobs.c.state == JobState.QUEUED.value, _jobs.c.attempts == 0)
-        return self._update_one(sa.and_(_jobs.c.id == job_id, never_begun), cancel=True, **ended) or self._update_one(
+        # One that was begun may have something to keep: a worker looks, before it does anything else.
+        bare = sa.and_(_jobs.c.state == JobState.QUEUED.value, sa.or_(_jobs.c.steps == 0, _jobs.c.kind.not_in(tuple(kinds))))
+        return self._update_one(sa.and_(_jobs.c.id == job_id, bare), cancel=True, **ended) or self._update_one(
             sa.and_(_jobs.c.id == job_id, _jobs.c.state.not_in(_FINISHED)), cancel=True
         )
 
@@ -220,8 +250,10 @@ class Store:
         return self._update_one(sa.and_(_jobs.c.id == job_id, _jobs.c.state == JobState.QUEUED.value), priority=priority)
 
     def history(self, query: Query) -> tuple[list[Record], int]:
-        """Newest first, without the deleted ones; how many there are in all."""
-        found = [_jobs.c.deleted.is_(None)]
+        """Newest first; how many there are in all."""
+        found = [_jobs.c.deleted.is_not(None) if query.deleted else _jobs.c.deleted.is_(None)]
+        if query.finished:
+            found.append(_jobs.c.state.in_(_FINISHED))
         if query.kind is not None:
             found.append(_jobs.c.kind == query.kind)
         if query.state is not None:
@@ -282,7 +314,7 @@ class Store:
 
 
 def prepare(url: str) -> None:
-    """Make the folder of a SQLite database, and let it be read while it is written."""
+    """Make the folder of a SQLite database."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return
@@ -303,6 +335,16 @@ def patiently(action: Callable[[], Any], closing: Callable[[], bool], pause: flo
                 raise
             log.warning("%s Trying again.", error)
             time.sleep(pause)
+
+
+def _bring_up_to_date(engine: sa.Engine) -> None:
+    """Make the table, or add the columns that it lacks."""
+    _metadata.create_all(engine)
+    known = {column["name"] for column in sa.inspect(engine).get_columns(_jobs.name)}
+    for column in _jobs.columns:
+        if column.name not in known:
+            with engine.begin() as connection:
+                connection.execute(sa.text(f"ALTER TABLE {_jobs.name} ADD COLUMN {CreateColumn(column).compile(engine)}"))
 
 
 def _held(job_id: str, worker: str) -> sa.ColumnElement[bool]:
@@ -331,7 +373,9 @@ def database_errors() -> Iterator[None]:
     """Turn the database's refusals into a StorageError that says what to do."""
     try:
         yield
-    except SQLAlchemyError as error:
+    except _BUGS:
+        raise
+    except (DBAPIError, NoConnection) as error:
         reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
         raise StorageError(
             f"The database of jobs cannot be used: {reason}. Check the disk of the outputs folder, or --database-url."
@@ -344,8 +388,20 @@ def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, JobState):
             value = value.value
-        held[name] = json.dumps(value, ensure_ascii=False) if name in _JSON and value is not None else value
+        if name in _JSON and value is not None:
+            value = json.dumps(value)  # names of files may hold what is no letter: in ASCII they come back as they were
+        held[name] = _writable(value) if isinstance(value, str) else value
     return held
+
+
+def _writable(text: str) -> str:
+    """The text without what databases refuse: halves of letters, and the character that ends a string."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+
+
+def _place(record: Record, worker: str | None) -> str | None:
+    """Who may run a job whose worker is dead: files named on the command line are on that worker's computer alone."""
+    return home_of(worker) if worker and (record.files or record.target) else None
 
 
 def _record(row: sa.Row[Any]) -> Record:

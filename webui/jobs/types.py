@@ -125,13 +125,17 @@ class UnknownRequest(BaseModel):
 class Query:
     """Which jobs to list, newest first.
 
-    search: words that must all occur in the job's id, kind, request, result's facts, error or file names; letters' case is
-            ignored.
+    search:   words that must all occur in the job's id, kind, request, result's facts, error or file names; letters' case is
+              ignored.
+    finished: leave out those that wait or run.
+    deleted:  those that can be brought back, instead of those that are shown.
     """
 
     search: str = ""
     kind: str | None = None
     state: JobState | None = None
+    finished: bool = False
+    deleted: bool = False
     limit: int = 50
     offset: int = 0
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from webui.artifacts import STATE
 from webui.errors import Cancelled, GalateaError, OutOfMemory, StorageError
-from webui.jobs.running import Run, RunningContext
+from webui.jobs.running import Lost, Run, RunningContext
 from webui.jobs.slots import Slot
 from webui.jobs.store import Store, patiently
 from webui.jobs.types import OUT_OF_MEMORY, STOPPED, UNEXPECTED, JobKind, JobResult, JobState
@@ -85,7 +85,7 @@ class Worker:
         """Ask the running job to stop, when it is this one; the table knows already."""
         run = self._run
         if run is not None and run.record.id == job_id:
-            run.stop.set()
+            self._stop(run)
 
     def put_back(self) -> None:
         """Leave the running job to another worker. The process must end right after."""
@@ -148,6 +148,9 @@ class Worker:
         except StorageError:
             self._store.put_back(record.id, self.name)
             raise
+        except Exception:  # a bug here: the job must not wait for a worker that has moved on
+            log.exception("Job %s (%s) could not be run", record.id, record.kind)
+            self._finish(run, JobState.FAILED, error=UNEXPECTED)
         finally:
             over.set()
             beating.join()
@@ -161,13 +164,15 @@ class Worker:
             from webui.jobs.workflow import Workflows
 
             url, slot = self._settings.jobs_url, self._slot
-            self._workflows = patiently(lambda: Workflows(url, slot.slot, slot.name), self._closing.is_set)
+            self._workflows = patiently(lambda: Workflows.launched(url, slot.slot, slot.name), self._closing.is_set)
         return self._workflows
 
     def _take_from_dead(self) -> None:
-        for record in self._store.running():
+        running = self._store.running()
+        now = self._store.now() if running else 0.0
+        for record in running:
             worker = record.worker or ""
-            if worker != self.name and not self._slot.is_dead(worker, record.seen, time.time()):
+            if worker != self.name and not self._slot.is_dead(worker, record.seen, now):
                 continue
             changed = self._store.take_from_dead(record, self._durable().finished_steps(record.id), DIED)
             if changed is not None:
@@ -177,7 +182,8 @@ class Worker:
                     self._durable().forget(record.id)
                     shutil.rmtree(self._folder(record.id), ignore_errors=True)
         for record in self._store.reserved():
-            if self._slot.is_dead(record.only_for or "", record.created, time.time()):
+            owner = record.only_for or ""
+            if self._slot.is_neighbour(owner) and self._slot.is_dead(owner, None, 0.0):
                 self._store.free(record)
 
     def _beat(self, run: Run, over: threading.Event) -> None:
@@ -196,6 +202,7 @@ class Worker:
             except StorageError:
                 run.news = news | run.news
                 raise
+        run.lost = record is None
         if record is None or record.cancel:
             self._stop(run)
 
@@ -205,7 +212,7 @@ class Worker:
             self._tell("stopping", run.record.id, {})
 
     def _execute(self, run: Run) -> None:
-        """The workflow's body: never raises, since the job's end is what it writes into the table."""
+        """The workflow's body: raises Lost alone, since the job's end is what it writes into the table."""
         record = run.record
         self._tell("started", record.id, {"started": record.started})
         if record.cancel:
@@ -222,6 +229,9 @@ class Worker:
         except MemoryError:
             log.exception("Job %s (%s) ran out of memory", record.id, record.kind)
             self._finish(run, JobState.FAILED, error=OUT_OF_MEMORY, error_type=OutOfMemory.__name__)
+        except Lost:
+            log.warning("Job %s was given to another worker meanwhile; what was made here is not kept.", record.id)
+            raise  # so that DBOS does not close the steps, which the other worker needs
         except BaseException:  # even sys.exit: it would end this thread and with it every later job
             log.exception("Job %s (%s) failed unexpectedly", record.id, record.kind)
             self._finish(run, JobState.FAILED, error=UNEXPECTED)
@@ -243,15 +253,13 @@ class Worker:
             self._state / "thumbnails" / f"{record.id}.jpg",
             tell=lambda changes: self._tell("changed", record.id, changes),
             save=lambda: patiently(lambda: self._save(run), self._closing.is_set),
+            holds=lambda: patiently(lambda: self._store.holds(record.id, self.name), self._closing.is_set),
         )
 
     def _ends(self, run: Run, result: JobResult) -> dict[str, Any]:
         """What the table holds of a result."""
-        outside = {
-            artifact.id: str(artifact.path)
-            for artifact in result.artifacts
-            if not artifact.path.is_relative_to(self._artifacts.root)
-        }
+        places = {artifact.id: artifact.path.resolve() for artifact in result.artifacts}
+        outside = {known: str(path) for known, path in places.items() if not path.is_relative_to(self._artifacts.root)}
         facts = json.loads(json.dumps(result.data, default=str))
         names = [artifact.name for artifact in result.artifacts]
         return {

@@ -45,6 +45,12 @@ class Workflows:
           resumes goes through a queue of this name.
     """
 
+    @classmethod
+    def launched(cls, url: str, slot: str, name: str) -> Workflows:
+        """Raises StorageError when the database cannot be used now."""
+        with database_errors():
+            return cls(url, slot, name)
+
     def __init__(self, url: str, slot: str, name: str):
         self._queue = name
         DBOS(
@@ -89,10 +95,11 @@ class Workflows:
         return True
 
     def finished_steps(self, job_id: str) -> int:
-        """How many steps of this job are done for good."""
-        if DBOS.get_workflow_status(job_id) is None:
-            return 0
-        return len(DBOS.list_workflow_steps(job_id))
+        """How many steps of this job are done for good; none when it cannot go on and will be begun again."""
+        with database_errors():
+            if not _is_resumable(DBOS.get_workflow_status(job_id)):
+                return 0
+            return len(DBOS.list_workflow_steps(job_id))
 
     def forget_finished(self) -> None:
         """Delete what is kept of the steps of jobs that have ended: the table of jobs has their results."""
@@ -118,14 +125,18 @@ class Workflows:
 
     def _begin(self, job_id: str) -> None:
         status = DBOS.get_workflow_status(job_id)
-        if status is not None and (status.status not in _UNFINISHED or status.app_version != VERSION):
-            DBOS.delete_workflow(job_id)  # it cannot go on, so it is begun again
+        if status is not None and not _is_resumable(status):
+            DBOS.delete_workflow(job_id)
             status = None
         if status is None:
             with SetWorkflowID(job_id):
                 DBOS.start_workflow(_job, job_id)
         else:
             DBOS.resume_workflow(job_id, queue_name=self._queue)
+
+
+def _is_resumable(status: Any) -> bool:
+    return status is not None and status.status in _UNFINISHED and status.app_version == VERSION
 
 
 def step(name: str, function: Callable[[], Any]) -> Any:

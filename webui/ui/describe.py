@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from webui.errors import InvalidRequest
 from webui.jobs.validation import artifact_fields
 from webui.ui.texts import STUDIO
-from webui.ui.watch import duration, moment
+from webui.ui.watch import moment, took
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -59,12 +59,15 @@ class Describer:
         return self._studio.in_words(job, self._visitor)
 
     def asked(self, job: Job) -> dict[str, str]:
-        """The whole request, field by field."""
-        names = {artifact.id: artifact.name for artifact in self._files(job)}
-        files = self._file_fields(job)
+        """The whole request, field by field, but for the seed: `made` tells the one that was used."""
+        here = {artifact.id: artifact.name for artifact in self._files(job)}
+        files, labels = self._file_fields(job), self._labels(job.kind)
         shown = {}
-        for name, value in job.request.model_dump().items():
-            text = names.get(value, self.words["history_gone"]) if name in files and value else self._plain(value)
+        for name, value in job.request.model_dump(exclude={"seed"}).items():
+            if name in files and value:
+                text = here.get(value, self.words["history_gone"])
+            else:
+                text = labels.get(f"value_{name}_{value}") or self._plain(value)
             shown[self.field(job.kind, name)] = text
         return shown
 
@@ -73,17 +76,26 @@ class Describer:
         words = self.words
         facts = {words["history_seed"]: str(job.seed), words["history_asked"]: moment(job.created)}
         if job.started and job.finished:
-            facts[words["history_took"]] = duration(job.finished - job.started)
+            facts[words["history_took"]] = took(job.finished - job.started)
         data = job.result.data if job.result else {}
         for key, value in data.items():
             if key not in _SAID_ELSEWHERE:
-                facts[self._fact(job.kind, key)] = self._plain(value)
+                facts[self._fact(job.kind, key)] = self._said(job.kind, key, value)
         return facts
 
     def _fact(self, kind: str, key: str) -> str:
         labels = self._labels(kind)
         own = labels.get(f"used_{key}") or labels.get(f"field_{key}")
         return own or self.words.get(key) or key.replace("_", " ")
+
+    def _said(self, kind: str, key: str, value: Any) -> str:
+        """What a job says about itself, in the page's words."""
+        labels = self._labels(kind)
+        if isinstance(value, Mapping):
+            return ", ".join(f"{labels.get(f'used_{key}_{name}', name)} {self._plain(part)}" for name, part in value.items())
+        if isinstance(value, str):
+            return labels.get(f"value_{key}_{value}") or self._studio.told(value, self._visitor)
+        return self._plain(value)
 
     def _labels(self, kind: str) -> Mapping[str, str]:
         return self._studio.texts.table(self._forms[kind].owner, self._visitor) if kind in self._forms else {}
@@ -102,14 +114,12 @@ class Describer:
 
     def _plain(self, value: Any) -> str:
         """Any JSON value in a line."""
-        if isinstance(value, str):
-            return self._studio.told(value, self._visitor)
         if value is None:
             return "–"
         if isinstance(value, bool):
             return self.words["yes"] if value else self.words["no"]
         if isinstance(value, Mapping):
-            return ", ".join(f"{str(key).replace('_', ' ')} {self._plain(inner)}" for key, inner in value.items())
+            return ", ".join(f"{key} {self._plain(inner)}" for key, inner in value.items())
         if isinstance(value, (list, tuple)):
             return " × ".join(map(self._plain, value))
         return f"{value:.4g}" if isinstance(value, float) else str(value)

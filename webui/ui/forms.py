@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from webui.artifacts import Artifacts
     from webui.jobs.service import JobService
 
-Fill = Callable[[dict[str, Any]], Mapping[Any, Any]]
+Fill = Callable[[dict[str, Any], Any], Mapping[Any, Any]]
 
 _RESULT_ID = re.compile(r"-([0-9a-f]{16})(?![0-9a-f])")
 

@@ -1,4 +1,4 @@
-"""The History tab: every job, its details, its settings again, deleting with undo. Asks the job service for everything.
+"""The History tab: every job, its details, its settings again, deleting and bringing back. Asks the job service for everything.
 
 What it shows is remembered by the visitor's browser, not here: a restart of the server loses nothing. While an unfinished
 job is in sight a timer asks for news once a second; an idle page asks for nothing.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ PER_PAGE = 24
 TICK = 1.0
 HIGHEST_PRIORITY = 100
 ALL = ""
+DELETED = "deleted"
+"""Where a state is chosen: the jobs that were deleted less than a day ago."""
 
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _FOCUS_BACK = "() => { setTimeout(() => document.querySelector('#history-back')?.focus(), 100); }"
@@ -69,6 +72,7 @@ class Widgets:
     again: gr.Button
     cancel: gr.Button
     delete: gr.Button
+    restore: gr.Button
     facts: gr.HTML
 
     @property
@@ -98,7 +102,7 @@ def _memory() -> dict[str, Any]:
 
 def _listing(studio: TabStudio) -> dict[str, Any]:
     kinds = [(_kind_label(studio, kind), kind) for kind in studio.service.kinds()]
-    states = [(studio.text(state.value), state.value) for state in JobState if state.finished]
+    states = [(studio.text(state), state) for state in [*(state.value for state in JobState if state.finished), DELETED]]
     with gr.Column(elem_id="history-list") as listing:
         with gr.Row(elem_id="history-filters"):
             search = gr.Textbox(
@@ -153,10 +157,14 @@ def _details(studio: TabStudio) -> dict[str, Any]:
                     again = gr.Button(studio.text("history_again"), variant="primary", elem_id="history-again")
                     cancel = gr.Button(studio.text("history_cancel"), variant="stop", min_width=90, elem_id="history-cancel")
                     delete = gr.Button(studio.text("history_delete"), min_width=90, elem_id="history-delete")
+                    restore = gr.Button(
+                        studio.text("history_restore"), variant="primary", min_width=90, elem_id="history-restore"
+                    )
                 facts = gr.HTML(elem_id="history-facts", elem_classes="flush")
     return {
         "details": details, "back": back, "card": card, "video": video, "image": image, "files": files,
-        "heading": heading, "again": again, "cancel": cancel, "delete": delete, "facts": facts,
+        "heading": heading, "again": again, "cancel": cancel, "delete": delete, "restore": restore,
+        "facts": facts,
     }  # fmt: skip
 
 
@@ -180,10 +188,10 @@ class Events:
         widgets.older.click(self.older, **look)
         for html in (widgets.runs, widgets.grid):
             html.click(self.press, **look).then(None, js=_FOCUS_BACK, **_PRIVATE)
-        widgets.back.click(self.back, **look)
+        widgets.restore.click(self.restore, **look).then(None, js=_FOCUS_BACK, **_PRIVATE)
         widgets.cancel.click(self.cancel, **look)
-        widgets.delete.click(self.delete, **look)
-        widgets.undo.click(self.undo, **look)
+        for button, act in ((widgets.back, self.back), (widgets.delete, self.delete), (widgets.undo, self.undo)):
+            button.click(act, **look).then(None, js=tiles.FOCUS_OPENED, **_PRIVATE)
         forms = self.studio.forms
         filled: dict[str, Any] = {"concurrency_limit": 4, **_PRIVATE}
         outputs = [self.tabs, widgets.timer, *forms.outputs]
@@ -269,8 +277,17 @@ class Events:
     def undo(self, asked: Updates, visitor: gr.Request) -> Updates:
         with self.studio.guard(visitor):
             self.studio.service.restore(asked[self.widgets.deleted])
+            return self.look(asked, visitor) | self.used(visitor) | self.undone()
+
+    def undone(self) -> Updates:
+        return {self.widgets.deleted: "", self.widgets.undo_box: gr.update(visible=False)}
+
+    def restore(self, asked: Updates, visitor: gr.Request) -> Updates:
+        """Bring back the job whose details are shown; they stay open."""
+        with self.studio.guard(visitor):
+            restored = self.studio.service.restore(asked[self.widgets.opened])
             seen = self.look(asked, visitor) | self.used(visitor)
-            return seen | {self.widgets.deleted: "", self.widgets.undo_box: gr.update(visible=False)}
+            return seen | (self.undone() if restored.id == asked[self.widgets.deleted] else {})
 
     def again(self, job_id: str, visitor: gr.Request) -> Updates:
         with self.studio.guard(visitor):
@@ -282,7 +299,7 @@ class Events:
             with self.studio.guard(visitor):
                 name, found = Path(path).name, settings_in(Path(path), self.studio.service)
                 if found is None:
-                    gr.Warning(self.studio.say("drop_foreign", visitor, name=name))
+                    self.studio.tell(self.studio.say("drop_foreign", visitor, name=name), warning=True)
                     return {zone: None}
                 return {zone: None, **self.fill(*found, name, visitor)}
 
@@ -295,27 +312,29 @@ class Events:
         if form is None:
             raise InvalidRequest(self.studio.say("history_no_form", visitor, kind=describe.title(kind)))
         fields, left_out = usable(self.studio.service.kinds()[kind].request, settings, self.studio.artifacts)
-        updates = dict(form.fill(fields))
-        gr.Info(self.studio.say("history_filled", visitor, name=name))
+        updates = dict(form.fill(fields, visitor))
+        self.studio.tell(self.studio.say("history_filled", visitor, name=name))
         if left_out:
             names = ", ".join(describe.field(kind, field) for field in left_out)
-            gr.Warning(self.studio.say("history_left_out", visitor, names=names), duration=None)
+            self.studio.tell(self.studio.say("history_left_out", visitor, names=names), warning=True)
         return {**updates, self.tabs: gr.Tabs(selected=form.owner), self.widgets.timer: gr.Timer(active=False)}
 
     def look(self, asked: Updates, visitor: gr.Request) -> Updates:
         """What the visitor wants to see: one job's details, or the list."""
         describe, unfinished = Describer(self.studio, visitor), self.unfinished()
-        job = self.opened(asked[self.widgets.opened])
-        shown = self.one(job, describe, visitor) if job else self.all(asked, unfinished, describe)
+        job_id = asked[self.widgets.opened]
+        seen = self.opened(job_id, describe) if job_id else None
+        shown = self.one(seen, describe, visitor) if seen else self.all(asked, unfinished, describe)
         # News is asked for while there may be some.
         return shown | {self.widgets.in_sight: _ids(unfinished), self.widgets.timer: gr.Timer(active=bool(unfinished))}
 
-    def opened(self, job_id: str) -> Job | None:
-        """None also for a job that somebody else has deleted."""
-        try:
-            return self.studio.service.get(job_id) if job_id else None
-        except InvalidRequest:
-            return None
+    def opened(self, job_id: str, describe: Describer) -> Seen | None:
+        """None also for a job that is gone for good."""
+        with suppress(InvalidRequest):
+            return self.seen(self.studio.service.get(job_id), describe)
+        with suppress(InvalidRequest):
+            return self.seen(self.studio.service.deleted(job_id), describe, deleted=True)
+        return None
 
     def all(self, asked: Updates, unfinished: list[Job], describe: Describer) -> Updates:
         widgets, words = self.widgets, describe.words
@@ -328,34 +347,36 @@ class Events:
             widgets.opened: "",
             widgets.page: str(page),
             widgets.runs: gr.update(value=self.rows(unfinished, describe), visible=bool(unfinished)),
-            widgets.grid: self.grid(jobs, asked, describe),
+            widgets.grid: self.grid(jobs, asked, bool(unfinished), describe),
             widgets.place: tiles.status(place),
             widgets.pages: gr.update(visible=pages > 1),
             widgets.newer: gr.update(interactive=page > 0),
             widgets.older: gr.update(interactive=page + 1 < pages),
         }
 
-    def one(self, job: Job, describe: Describer, visitor: gr.Request) -> Updates:
-        widgets, words, told = self.widgets, describe.words, describe.told(job)
+    def one(self, seen: Seen, describe: Describer, visitor: gr.Request) -> Updates:
+        widgets, words, job = self.widgets, describe.words, seen.job
         artifacts = job.result.artifacts if job.result else ()
         handed = [(artifact, str(self.studio.hand_out(artifact))) for artifact in artifacts]
+        card = tiles.in_trash(seen, words) if seen.deleted else self.studio.card(job, visitor)
         facts = [
-            tiles.section(words["history_made"], describe.made(job), told.warnings),
+            tiles.section(words["history_made"], describe.made(job), job.warnings),
             tiles.section(words["history_settings"], describe.asked(job)),
-            tiles.log(words["history_log"], told.log),
+            tiles.log(words["history_log"], job.log),
         ]
         return {
             widgets.listing: gr.update(visible=False),
             widgets.details: gr.update(visible=True),
             widgets.opened: job.id,
-            widgets.heading: tiles.heading(self.seen(job, describe), words),
-            widgets.card: gr.update(value=self.studio.card(told, visitor), visible=job.state is not JobState.DONE),
+            widgets.heading: tiles.heading(seen, words),
+            widgets.card: gr.update(value=card, visible=seen.deleted or job.state is not JobState.DONE),
             widgets.video: _first(handed, "video"),
             widgets.image: _first(handed, "image"),
             widgets.files: gr.update(value=[path for _, path in handed] or None, visible=bool(handed)),
-            widgets.again: gr.update(visible=job.kind in self.studio.forms.offered),
+            widgets.again: gr.update(visible=job.kind in self.studio.forms.offered and not seen.deleted),
             widgets.cancel: gr.update(visible=not job.state.finished),
-            widgets.delete: gr.update(visible=job.state.finished),
+            widgets.delete: gr.update(visible=job.state.finished and not seen.deleted),
+            widgets.restore: gr.update(visible=seen.deleted),
             widgets.facts: "".join(facts),
         }
 
@@ -365,12 +386,14 @@ class Events:
         return sorted(jobs, key=lambda job: (job.state is JobState.QUEUED, -job.priority, job.created))
 
     def found(self, asked: Updates) -> tuple[list[Job], int, int, int]:
-        """A page of the jobs that the visitor asks for, newest first; which page it is, of how many, of how many jobs."""
+        """A page of the finished jobs that are asked for, newest first; which page it is, of how many, of how many jobs."""
         state, page = asked[self.widgets.state], _page(asked[self.widgets.page])
         query = Query(
             search=asked[self.widgets.search] or "",
             kind=asked[self.widgets.kind] or None,
-            state=JobState(state) if state else None,
+            state=JobState(state) if state not in (ALL, None, DELETED) else None,
+            finished=True,
+            deleted=state == DELETED,
             limit=PER_PAGE,
             offset=page * PER_PAGE,
         )
@@ -384,17 +407,25 @@ class Events:
         shown = [self.seen(job, describe) for job in unfinished[: tiles.MOST_ROWS]]
         return tiles.rows(shown, len(unfinished), describe.words)
 
-    def grid(self, jobs: list[Job], asked: Updates, describe: Describer) -> str:
-        finished = [self.seen(job, describe) for job in jobs if job.state.finished]
-        if finished or jobs:
-            return tiles.grid(finished, describe.words)
-        filtered = any(asked[widget] for widget in (self.widgets.search, self.widgets.kind, self.widgets.state))
-        return tiles.note(describe.words["history_none_found" if filtered else "history_empty"])
+    def grid(self, jobs: list[Job], asked: Updates, working: bool, describe: Describer) -> str:
+        """working: whether unfinished jobs are shown above."""
+        deleted = asked[self.widgets.state] == DELETED
+        if jobs:
+            return tiles.grid([self.seen(job, describe, deleted=deleted) for job in jobs], describe.words)
+        if any(asked[widget] for widget in (self.widgets.search, self.widgets.kind)):
+            empty = "history_none_found"
+        elif deleted:
+            empty = "history_none_deleted"
+        elif asked[self.widgets.state]:
+            empty = "history_none_found"
+        else:
+            empty = "history_none_finished" if working else "history_empty"
+        return tiles.note(describe.words[empty])
 
-    def seen(self, job: Job, describe: Describer) -> Seen:
-        path = self.studio.service.thumbnail(job.id) if job.state.finished else None
+    def seen(self, job: Job, describe: Describer, *, deleted: bool = False) -> Seen:
+        path = self.studio.service.thumbnail(job.id, deleted=deleted) if job.state.finished else None
         picture = path.read_bytes() if path else None
-        return Seen(describe.told(job), describe.name(job), describe.title(job.kind), picture)
+        return Seen(describe.told(job), describe.name(job), describe.title(job.kind), picture, deleted)
 
     def used(self, visitor: gr.Request) -> Updates:
         words = Describer(self.studio, visitor).words

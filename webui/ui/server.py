@@ -14,10 +14,12 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
 
 from webui.errors import GalateaError, InvalidRequest
 from webui.settings import DEFAULT_PORT
@@ -38,6 +40,10 @@ QUEUE_PAUSE = 0.02
 """Seconds between two looks of Gradio's queue for something to do. Its own 0.001 costs 4 % of a processor around the clock;
 this is the most that a click can be delayed."""
 
+FOLDER, LOCK = "galatea-page-", "held.lock"
+
+TOKEN_LOGIN = "Any name, and the API token as password. · 用户名任意，密码为 API 令牌。"
+
 SWEEP_PAUSE = 600.0
 """Seconds between two rounds of deleting what is due: old trash, uploads of no job, what the retention rule names."""
 
@@ -51,7 +57,12 @@ class Guard(Protocol):
     @property
     def middleware(self) -> Any: ...
 
-    def around(self, app: Any) -> Any: ...
+    @property
+    def closed(self) -> bool: ...
+
+    def admits(self, name: str, password: str) -> bool: ...
+
+    def stand_around(self, app: Any) -> None: ...
 
     def allow_host(self, name: str) -> None: ...
 
@@ -63,7 +74,7 @@ def serve(service: JobService, artifacts: Artifacts, settings: Settings, plugins
     for warning in settings.serving_warnings():
         log.warning(warning)
     with private_folder() as folder, stop_signal() as stop:
-        prepare_environment(folder)
+        prepare_environment(folder, behind_proxy=settings.share or bool(settings.allowed_hosts))
         page = _launch(service, artifacts, settings, plugins, guard, host, port, folder)
         try:
             removed = artifacts.clean()
@@ -92,7 +103,7 @@ def sweep(service: JobService) -> None:
     """Delete what nobody needs any more; that it fails is no reason to stop serving."""
     try:
         service.sweep()
-    except GalateaError as error:
+    except (GalateaError, OSError) as error:
         log.warning("%s", error)
 
 
@@ -106,8 +117,12 @@ def free_port(host: str, wanted: int) -> int:
     raise InvalidRequest(f"Port {wanted} and the {PORTS_TRIED} after it are taken. Choose another with --port.")
 
 
-def prepare_environment(folder: Path) -> None:
-    """What Gradio and the hub's library must find before they are imported: no calls home, files in `folder` only."""
+def prepare_environment(folder: Path, behind_proxy: bool) -> None:
+    """What Gradio and the hub's library must find before they are imported: no calls home, files in `folder` only.
+
+    behind_proxy: whether another server on this machine may say for whom it asks; otherwise anybody could make up an address.
+    """
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "127.0.0.1,::1" if behind_proxy else "")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
@@ -121,19 +136,31 @@ def prepare_environment(folder: Path) -> None:
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder of this run that only this user can look into; removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="galatea-")).resolve()
+    """A folder of this run that only this user can look into; removed at the end. Those of killed runs are removed at once."""
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER)).resolve()
+    held = FileLock(folder / LOCK)
+    held.acquire()
+    remove_abandoned(folder.parent)
     try:
         yield folder
     finally:
+        held.release()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the folders whose run has ended without doing so: nobody holds their lock."""
+    for lock in parent.glob(f"{FOLDER}*/{LOCK}"):
+        with suppress(OSError, Timeout), FileLock(lock, timeout=0):
+            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 @contextmanager
 def stop_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets."""
+    """An event that Ctrl-C, SIGTERM or the end of the terminal sets."""
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
     try:
         yield stop
     finally:
@@ -156,6 +183,7 @@ def _launch(
 
     texts = Texts(settings.language)
     notices: list[shell.Notice] = []
+    refuse_downloads()
     page = shell.build(service, artifacts, settings, plugins, texts, notices, folder)
     rest_when_idle(page)
     # launch(), not a mounted app: only there does Gradio check which files a visitor may name.
@@ -163,7 +191,8 @@ def _launch(
         server_name=host,
         server_port=port,
         share=settings.share,
-        auth=list(settings.gradio_auth) or None,
+        auth=guard.admits if guard.closed else None,
+        auth_message=None if settings.gradio_auth else TOKEN_LOGIN,
         prevent_thread_lock=True,
         quiet=True,
         show_error=False,
@@ -180,7 +209,7 @@ def _launch(
         i18n=texts.catalogue(),
     )
     # Gradio puts its own answers to other sites' browsers outside of any middleware that it is given.
-    app.middleware_stack = guard.around(app.middleware_stack)
+    guard.stand_around(app)
     if public:
         guard.allow_host(urlsplit(public).hostname or "")
     print(f"Galatea is at http://localhost:{port} (Ctrl-C stops it)", flush=True)
@@ -192,6 +221,16 @@ def _launch(
         log.warning(_no_link(texts, None))
         notices.append(_no_link)
     return page
+
+
+def refuse_downloads() -> None:
+    """Gradio fetches a file for whoever names a URL where a file is wanted. Here that is the API's, and the owner's choice."""
+    from gradio import Error, processing_utils
+
+    async def refuse(*_: Any, **__: Any) -> str:
+        raise Error("The page fetches nothing by URL. Upload the file itself.", print_exception=False)
+
+    processing_utils.async_ssrf_protected_download = refuse
 
 
 def rest_when_idle(page: Any) -> None:

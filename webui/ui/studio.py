@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DROP_HEIGHT = 88
+NOTE_SECONDS = 12.0
+"""How long a note stays on the page, an error's too; a visitor can close it before."""
+
 REJOIN = """async () => {
   const known = window.gradio_config.app_id;
   for (let calm = 0; calm < 4; await new Promise((done) => setTimeout(done, 2000))) {
@@ -85,6 +89,10 @@ class TabStudio:
         warnings, log = tuple(map(told, job.warnings)), tuple(map(told, job.log))
         return replace(job, stage=told(job.stage), warnings=warnings, log=log, error=job.error and told(job.error))
 
+    def tell(self, sentence: str, *, warning: bool = False) -> None:
+        show = gr.Warning if warning else gr.Info
+        show(**_note(sentence))
+
     def follow(self, job_id: str, visitor: gr.Request | None = None) -> Iterator[Job]:
         for job in watch.follow(self.service, job_id):
             yield self.in_words(job, visitor)
@@ -118,7 +126,7 @@ class TabStudio:
         self,
         kind: str,
         outputs: Sequence[Any],
-        fill: Callable[[dict[str, Any]], Mapping[Any, Any]],
+        fill: Callable[[dict[str, Any], Any], Mapping[Any, Any]],
         *,
         title: str,
     ) -> None:
@@ -137,8 +145,13 @@ class TabStudio:
         except gr.Error:
             raise
         except GalateaError as error:
-            raise gr.Error(self.told(str(error), visitor), duration=None, print_exception=False) from error
+            raise gr.Error(**_note(self.told(str(error), visitor)), print_exception=False) from error
         except Exception as error:
             log.exception("An event of the page failed")
             sentence = self.texts.say(STUDIO, "unexpected", visitor)
-            raise gr.Error(sentence, duration=None, print_exception=False) from error
+            raise gr.Error(**_note(sentence), print_exception=False) from error
+
+
+def _note(sentence: str) -> dict[str, Any]:
+    # Gradio takes the message for HTML: names of files and whatever else visitors write must stay text.
+    return {"message": escape(sentence), "duration": NOTE_SECONDS}

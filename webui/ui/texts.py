@@ -28,6 +28,7 @@ class Texts:
     def add(self, owner: str, folder: Path) -> None:
         """Take in `folder`'s en.json, zh.json ...; what a language lacks is shown in English. sentences.zh.json and the
         like say what jobs say in the page's words: a regular expression for the whole of it, and what is shown instead.
+        Of its groups those whose names begin with "said" are such sentences themselves; the others are shown as they are.
         """
         for language in LANGUAGES:
             self._tables[language] |= {f"{owner}_{key}": value for key, value in _table(folder / f"{language}.json").items()}
@@ -51,8 +52,12 @@ class Texts:
         """What a job says, or an error, in the visitor's language; as it is when no table has it."""
         for pattern, words in self._sentences[self.language(visitor)].items():
             if found := re.fullmatch(pattern, sentence, re.DOTALL):
-                return words.format(**{name: self.told(part or "", visitor) for name, part in found.groupdict().items()})
+                return words.format(**{name: self._part(name, part or "", visitor) for name, part in found.groupdict().items()})
         return sentence
+
+    def _part(self, name: str, part: str, visitor: gr.Request | None) -> str:
+        # A file may be called as a stage is: only what the studio itself says is translated.
+        return self.told(part, visitor) if name.startswith("said") else part
 
     def language(self, visitor: gr.Request | None) -> str:
         """The fixed language, or the first of the browser's that there is a table for."""

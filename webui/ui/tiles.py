@@ -15,9 +15,22 @@ from webui.ui import watch
 
 PRESS = """element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act]');
-  if (button) trigger('click', {act: button.dataset.act, job: button.dataset.job});
+  if (!button) return;
+  const {act, job} = button.dataset;
+  if (act === 'open') {
+    const at = [...document.querySelectorAll('#history-list [data-act=open]')].indexOf(button);
+    window.galateaOpened = {job, at};
+  }
+  trigger('click', {act, job});
 });"""
-"""For gr.HTML's js_on_load: the event's data has `act` and `job`."""
+"""For gr.HTML's js_on_load: the event's data has `act` and `job`. What was opened is remembered for FOCUS_OPENED."""
+
+FOCUS_OPENED = """() => { setTimeout(() => {
+  const buttons = [...document.querySelectorAll('#history-list [data-act=open]')], {job, at} = window.galateaOpened ?? {};
+  const same = buttons.find((button) => button.dataset.job === job), near = buttons[Math.min(at ?? 0, buttons.length - 1)];
+  (same ?? near ?? document.querySelector('#history-search input, #history-search textarea'))?.focus();
+}, 100); }"""
+"""Gives the keyboard back to the job that was opened last, or to the one that has its place now."""
 
 OPEN, CANCEL, NEXT = "open", "cancel", "next"
 MOST_ROWS = 12
@@ -32,12 +45,14 @@ class Seen:
     name:      what to call its result, or what it works on.
     title:     of its kind.
     thumbnail: JPEG bytes, or None.
+    deleted:   whether it is one that can only be brought back.
     """
 
     job: Job
     name: str
     title: str
     thumbnail: bytes | None = None
+    deleted: bool = False
 
 
 def grid(seen: Sequence[Seen], words: Words) -> str:
@@ -59,8 +74,14 @@ def heading(one: Seen, words: Words) -> str:
     """What a job is and how it stands."""
     return (
         f'<h3 class="job-name">{escape(one.name)}</h3>'
-        f'<p class="tile-line">{_state(one.job, words)} · {escape(one.title)} · {watch.moment(one.job.created)}</p>'
+        f'<p class="tile-line">{_state(one, words)} · {escape(one.title)} · {watch.moment(one.job.created)}</p>'
     )
+
+
+def in_trash(one: Seen, words: Words) -> str:
+    """A deleted job in place of its files: how it looked, and that it can be brought back."""
+    picture = f'<div class="job-preview">{_picture(one.thumbnail)}</div>' if one.thumbnail else ""
+    return f'<div class="job-card">{picture}<p class="job-line">{escape(words["history_in_trash"])}</p></div>'
 
 
 def section(title: str, facts: Mapping[str, object], warnings: tuple[str, ...] = ()) -> str:
@@ -94,13 +115,13 @@ def _tile(one: Seen, words: Words) -> str:
     job = one.job
     picture = _picture(one.thumbnail) or f'<span class="tile-none">{escape(words["history_no_picture"])}</span>'
     engine = str(job.result.data.get("engine", "")) if job.result else ""
-    took = watch.duration(job.finished - job.started) if job.started and job.finished else ""
+    took = watch.took(job.finished - job.started) if job.started and job.finished else ""
     when = " · ".join(filter(None, [watch.moment(job.created), took]))
     made_with = " · ".join(filter(None, [f"{words['history_seed']} {job.seed}", engine]))
     return (
         f'<li><button type="button" class="tile" data-act="{OPEN}" data-job="{escape(job.id)}">'
         f'<span class="tile-picture">{picture}</span><span class="tile-name">{escape(one.name)}</span>'
-        f'<span class="tile-line">{_state(job, words)} · {escape(one.title)}</span>'
+        f'<span class="tile-line">{_state(one, words)} · {escape(one.title)}</span>'
         f'<span class="tile-line">{when}</span>'
         f'<span class="tile-line">{escape(made_with)}</span></button></li>'
     )
@@ -129,8 +150,9 @@ def _picture(jpeg: bytes | None) -> str:
     return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">' if jpeg else ""
 
 
-def _state(job: Job, words: Words) -> str:
-    return f'<span class="state state-{job.state.value}">{escape(words[job.state.value])}</span>'
+def _state(one: Seen, words: Words) -> str:
+    state = "deleted" if one.deleted else one.job.state.value
+    return f'<span class="state state-{state}">{escape(words[state])}</span>'
 
 
 def _size(count: int) -> str:

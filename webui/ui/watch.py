@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 PAUSE = 0.15
 """Seconds between two snapshots: as often as previews come, no more."""
 
+QUICK = 10.0
+"""What lasts less, in seconds, is told in tenths."""
+
 HEARTBEAT = 5.0
 """Seconds without news after which the same snapshot is sent again, so that a closed page is noticed."""
 
@@ -64,6 +67,11 @@ def duration(seconds: float) -> str:
     """Minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"
+
+
+def took(seconds: float) -> str:
+    """How long something lasted: tenths of a second are told of what was over quickly."""
+    return f"{seconds:.1f} s" if seconds < QUICK else duration(seconds)
 
 
 def moment(seconds: float) -> str:

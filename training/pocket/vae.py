@@ -1,0 +1,94 @@
+"""Trains the VAE of the pocket model: pictures to latents of an eighth of their side, and back.
+
+    python -m training.pocket.vae --work FOLDER          resumes from its last checkpoint
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch.nn import functional as F
+
+from training.pocket import checkpoint, model, pictures
+from training.pocket.checkpoint import moving_average, rate
+
+COUNT, SIZE = 20_000, 128
+BATCH = 8
+STEPS = 9000
+RATE = 1e-3
+WARM_UP = 200
+KL_WEIGHT = 1e-5
+"""Latents need not be Gaussian, only of moderate size, and smooth."""
+
+EDGE_WEIGHT = 1.0
+EMA = 0.998
+
+
+def loss(vae: AutoencoderKL, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is minimised, and the mean absolute error of the pictures (-1..1)."""
+    latents = vae.encode(batch).latent_dist
+    made = vae.decode(latents.sample()).sample.float()
+    error = F.l1_loss(made, batch)
+    return error + EDGE_WEIGHT * edges(made, batch) + KL_WEIGHT * latents.kl().mean(), error.detach()
+
+
+def edges(made: torch.Tensor, wanted: torch.Tensor, octaves: int = 3) -> torch.Tensor:
+    """How far neighbouring pixels differ otherwise than wanted, at several scales: outlines and glints count, not only areas."""
+    total = made.new_zeros(())
+    for _ in range(octaves):
+        for axis in (2, 3):
+            total = total + F.l1_loss(made.diff(dim=axis), wanted.diff(dim=axis))
+        made, wanted = F.avg_pool2d(made, 2), F.avg_pool2d(wanted, 2)
+    return total / octaves
+
+
+def tensors(batch: np.ndarray) -> torch.Tensor:
+    """(n, height, width, 3) uint8 to (n, 3, height, width) in -1..1."""
+    pixels = torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2)
+    return (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def train(work: Path, steps: int) -> None:
+    torch.manual_seed(1)
+    vae = model.vae().to(memory_format=torch.channels_last)
+    average = moving_average(vae, EMA)
+    optimizer = torch.optim.AdamW(vae.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, WARM_UP))
+    drawn = pictures.load(work, COUNT, SIZE)
+
+    def step(number: int) -> float:
+        rng = np.random.default_rng([7, number])
+        batch = drawn[rng.integers(0, len(drawn), BATCH)]
+        batch = batch[:, :, ::-1] if rng.random() < 0.5 else batch
+        torch.manual_seed(number)
+        with torch.autocast("cpu", torch.bfloat16):
+            total, error = loss(vae, tensors(batch))
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        average.update_parameters(vae)
+        return float(error)
+
+    checkpoint.train(
+        work / "vae.pt", steps, {"vae": vae, "average": average, "optimizer": optimizer, "schedule": schedule}, step
+    )
+    average.module.save_pretrained(work / "vae")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    arguments = parser.parse_args()
+    pictures.build(arguments.work, COUNT, SIZE)
+    train(arguments.work, arguments.steps)
+
+
+if __name__ == "__main__":
+    main()
