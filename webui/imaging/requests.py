@@ -48,14 +48,14 @@ class PictureRequest(BaseModel):
 
     prompt: str = Field("", max_length=MAX_PROMPT, description="What the picture should show.")
     negative: str = Field("", max_length=MAX_PROMPT, description="What it should not show.")
-    model: str | None = Field(None, max_length=300, description="Checkpoint by name or hash; the one chosen last, or the first, when empty.")
+    model: str | None = Field(None, max_length=300, description="Checkpoint by name or hash; the first when empty.")
     vae: str | None = Field(None, max_length=300, description="Separate VAE file by name; the checkpoint's own when empty.")
     sampler: str = Field("DPM++ 2M", max_length=60, description="Sampler by A1111's name.")
-    schedule: str = Field("Automatic", max_length=60, description="Noise schedule by A1111's name; the sampler's own when Automatic.")
+    schedule: str = Field("Automatic", max_length=60, description="Noise schedule by name; the sampler's own when Automatic.")
     steps: int = Field(20, ge=1, le=MAX_STEPS, description="Denoising steps.")
     cfg: float = Field(7.0, ge=1.0, le=30.0, description="Guidance: how closely to follow the prompt.")
-    size: Size | None = Field(None, description="Width x height in pixels, multiples of 8; what the model was trained on when empty.")
-    seed: int | None = Field(None, ge=-1, le=2**32 - 1, description="The same seed gives the same picture; drawn when empty or -1.")
+    size: Size | None = Field(None, description="Width x height in pixels, multiples of 8; the model's own when empty.")
+    seed: int | None = Field(None, ge=-1, le=2**32 - 1, description="The same seed gives the same picture; drawn when empty.")
     variation_seed: int | None = Field(None, ge=-1, le=2**32 - 1, description="Seed of the noise that is mixed in.")
     variation: float = Field(0.0, ge=0.0, le=1.0, description="How much of the variation seed's noise: 0 none, 1 all.")
     batch_count: int = Field(1, ge=1, le=100, description="How many batches, one after another.")
@@ -73,13 +73,14 @@ class Txt2Img(PictureRequest):
     hires_size: Size | None = Field(None, description="Final size, instead of a scale.")
     hires_steps: int = Field(0, ge=0, le=MAX_STEPS, description="Steps of the second pass; 0 for the same as the first.")
     hires_upscaler: str = Field("Latent", max_length=60, description="How to enlarge.")
-    strength: float = Field(0.75, ge=0.0, le=1.0, description="How much the second pass may change.")
+    strength: float = Field(0.75, ge=0.0, le=1.0, description="How much the second pass of hires may change.")
 
 
 class Img2Img(PictureRequest):
     """A picture from words and another picture."""
 
     strength: float = Field(0.75, ge=0.0, le=1.0, description="How much to change: 0 nothing, 1 everything.")
+    size: Size | None = Field(None, description="Width x height in pixels, multiples of 8; the picture's own when empty.")
     resize: ResizeMode = Field("stretch", description="What to do when the picture has another shape than asked for.")
 
 
