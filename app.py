@@ -31,7 +31,7 @@ def main(argv: Sequence[str], extensions: Path = EXTENSIONS) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     make_printable(sys.stdout, sys.stderr)
     try:
-        plugins = plugin_loader.load(extensions)
+        plugins = plugin_loader.load(plugin_loader.BUILT_IN, extensions)
         options = vars(cli.parse(argv, plugins.kinds))
         chosen = settings.load(options, os.environ)
         if options["command"] is None:

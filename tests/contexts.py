@@ -56,7 +56,7 @@ class MemoryContext:
         self.stages.append(stage)
         self._on("progress", stage)
 
-    def preview(self, image: np.ndarray) -> None:
+    def preview(self, image: np.ndarray, *, finished: bool = False) -> None:
         self.previews += 1
         self._on("preview", str(self.previews))
 

@@ -800,7 +800,7 @@ class TestRealServer:
         command = [sys.executable, "app.py", "--port", str(port), "--outputs-dir", str(tmp_path / "outputs")]
         with serving(command, port, tmp_path / "temp") as server, httpx.Client(base_url=server.url, timeout=60) as visitor:
             kinds = visitor.get("/api/kinds").json()
-            assert [kind["name"] for kind in kinds] == ["talk"]
+            assert [kind["name"] for kind in kinds] == ["txt2img", "img2img", "inpaint", "talk"]
             ids = {}
             for field, file in (("portrait", portrait_file), ("voice", voice_file)):
                 with open(file, "rb") as content:

@@ -24,8 +24,10 @@ from pathlib import Path
 
 import pytest
 
-from extensions.sadtalker.jobs import TalkingHeadRequest
+from extensions.sadtalker.jobs import KINDS as TALKING
 from webui import bootstrap, cli, settings
+from webui.builtin.kinds import KINDS as PICTURES
+from webui.jobs.types import JobKind
 
 PROJECT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="launch.sh is for POSIX systems")
@@ -302,6 +304,7 @@ def test_help_lists_the_commands_and_every_flag_of_the_settings():
     ("arguments", "said"),
     [
         (["tlak", "a.png"], "Did you mean 'talk'"),
+        (["txt2img", "a cat", "--step", "3"], "Did you mean --steps?"),
         (["--lite", "--full"], "exclude each other"),
         (["--wheels"], "folder with .whl"),
         (["--wheels=no such folder"], "no such folder"),
@@ -318,13 +321,14 @@ def test_a_senseless_command_line_is_refused_before_anything_is_installed(bare, 
     assert not bare.venv.exists()
 
 
-def test_the_launcher_knows_every_option_of_talk():
+@pytest.mark.parametrize("kind", [*TALKING, *PICTURES], ids=lambda kind: kind.name)
+def test_the_launcher_knows_every_option_of_a_job(kind: JobKind):
     parser = argparse.ArgumentParser()
-    cli._add_fields(parser, TalkingHeadRequest)
+    cli._add_fields(parser, kind)
     flags = [flag for action in parser._actions for flag in action.option_strings if action.dest != "help"]
-    bootstrap.check_flags(bootstrap.Options("talk", None, None, False, ["a.png", "b.wav", "--out", "c.mp4", "--json"]))
+    bootstrap.check_flags(bootstrap.Options(kind.name, None, None, False, ["a.png", "b.wav", "--out", "c.mp4", "--json"]))
     for flag in flags:
-        bootstrap.check_flags(bootstrap.Options("talk", None, None, False, [flag]))
+        bootstrap.check_flags(bootstrap.Options(kind.name, None, None, False, [flag]))
 
 
 def test_a_command_of_an_added_extension_reaches_the_app(ready, tmp_path):
@@ -336,7 +340,7 @@ def test_a_command_of_an_added_extension_reaches_the_app(ready, tmp_path):
         assert ready.report("echo", "--text", "hello")["argv"] == ["echo", "--text", "hello"]
         assert ready.report("echo", "--help")["argv"] == ["echo", "--help"]
         shutil.rmtree(folder)
-        assert "There are talk and test" in ready.start("echo").stderr
+        assert "There are talk, txt2img, img2img, inpaint, test" in ready.start("echo").stderr
     finally:
         shutil.rmtree(ready.root / "extensions")
 

@@ -171,7 +171,7 @@ def _heavy_at_start(root: Path, known: dict[str, ast.Module], all_imports: list[
 def _start_modules(root: Path, known: dict[str, ast.Module]) -> Iterator[str]:
     yield "app"
     yield from (name for name in known if name.startswith("webui.ui"))
-    for manifest in root.glob("extensions/*/plugin.toml"):
+    for manifest in (*root.glob("extensions/*/plugin.toml"), *root.glob("webui/*/plugin.toml")):
         entries = tomllib.loads(manifest.read_text(encoding="utf-8"))
         yield from (str(entries[key]).partition(":")[0] for key in ("jobs", "tab") if key in entries)
 
@@ -213,6 +213,13 @@ BREACHES = [
     ("webui/plugin_api.py", "import webui.imaging.generate", "webui.plugin_api:1"),
     ("webui/plugin_loader.py", "import webui.jobs.service", "webui.plugin_loader:1"),
     ("webui/builtin/images.py", "import webui.jobs.service", "webui.builtin.images:1"),
+    ("webui/builtin/images.py", "import webui.artifacts", "webui.builtin.images:1"),
+    ("webui/builtin/images.py", "import webui.settings", "webui.builtin.images:1"),
+    ("webui/builtin/images.py", "import gradio", "Gradio belongs"),
+    ("webui/builtin/kinds.py", "import torch", "webui.builtin.kinds:1 imports torch at start-up"),
+    ("webui/builtin/kinds.py", "import webui.imaging.load", "webui.imaging.load:1 imports torch at start-up"),
+    ("webui/imaging/generate.py", "import webui.builtin.draw", "webui.imaging.generate:1"),
+    ("webui/plugin_loader.py", "import webui.builtin.kinds", "webui.plugin_loader:1"),
     ("webui/cli.py", "import webui.ui.shell", "webui.cli:1"),
     ("webui/api/jobs.py", "import webui.ui.shell", "webui.api.jobs:1"),
     ("webui/ui/shell.py", "import extensions.sadtalker.tab", "webui.ui.shell:1"),
@@ -239,6 +246,9 @@ BREACHES = [
 @pytest.mark.parametrize(("path", "code", "expected"), BREACHES)
 def test_each_rule_notices_its_breach(tmp_path: Path, path: str, code: str, expected: str):
     write_extension(tmp_path / "extensions", "one", 'jobs = "extensions.one.jobs:KINDS"\n', jobs="KINDS = ()\n")
+    write_extension(tmp_path / "webui", "builtin", 'jobs = "webui.builtin.kinds:KINDS"\n', kinds="KINDS = ()\n")
+    (tmp_path / "webui" / "imaging").mkdir()
+    (tmp_path / "webui" / "imaging" / "load.py").write_text("import torch\n")
     file = tmp_path / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(code)

@@ -15,9 +15,10 @@ from webui.cli import is_artifact
 from webui.settings import LANGUAGES
 
 PROJECT = Path(__file__).parent.parent
-PLUGINS = plugin_loader.load(PROJECT / "extensions").loaded
+PLUGINS = plugin_loader.load(plugin_loader.BUILT_IN, PROJECT / "extensions").loaded
+WITH_TABS = [plugin for plugin in PLUGINS if plugin.manifest.tab]
 KINDS = [kind for plugin in PLUGINS for kind in plugin.kinds]
-LOCALES = [PROJECT / "webui" / "ui" / "locales", *(plugin.folder / "locales" for plugin in PLUGINS)]
+LOCALES = [PROJECT / "webui" / "ui" / "locales", *(plugin.folder / "locales" for plugin in WITH_TABS)]
 
 by_name = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
@@ -78,7 +79,7 @@ def test_both_languages_say_the_same_things(folder: Path):
             assert other[key].strip(), key
 
 
-@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.manifest.id)
+@pytest.mark.parametrize("plugin", WITH_TABS, ids=lambda plugin: plugin.manifest.id)
 def test_every_string_that_a_tab_asks_for_is_there_and_none_is_left_over(plugin: plugin_loader.Plugin):
     source = (plugin.folder / "tab.py").read_text(encoding="utf-8")
     keys = set(tables(plugin.folder / "locales")["en"])

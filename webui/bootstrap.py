@@ -48,6 +48,9 @@ Galatea: pictures with Stable Diffusion, talking portraits with SadTalker.
 
 usage: {launcher} [set-up options] [settings]              set up what is missing, then serve the page
        {launcher} talk PORTRAIT VOICE [--out F.mp4] [...]  make one video; `talk --help` lists its options
+       {launcher} txt2img PROMPT [--out F.png] [...]       make a picture; `txt2img --help` lists its options
+       {launcher} img2img PROMPT --image FILE [...]        make a picture of another one
+       {launcher} inpaint PROMPT --image FILE --mask FILE  make a part of a picture anew
        {launcher} test [pytest's arguments]                run the tests
 
 set-up options:
@@ -86,6 +89,13 @@ environment: PYTHON (which Python makes .venv), GALATEA_LITE=1 or 0 (as --lite o
              and pip's and the hub's own: PIP_INDEX_URL, PIP_FIND_LINKS, HTTPS_PROXY, HF_ENDPOINT ...
 """
 # Shown while the app, which knows the whole of it, is not installed yet.
+_PICTURE_USAGE = """\
+           [--negative T] [--model M] [--vae V] [--sampler S] [--schedule S] [--steps N] [--cfg X] [--size WxH] [--seed N]
+           [--variation-seed N] [--variation X] [--batch-count N] [--batch-size N] [--clip-skip N] [--tiling]
+           [--filmstrip 1,2,10] [--strength X] [--out F.png] [--json] [--server URL]
+
+Each option is explained here once the full set-up is done: run {launcher} first.
+"""
 COMMAND_USAGE = {
     "talk": """\
 usage: {launcher} talk PORTRAIT VOICE [--out F.mp4] [--engine auto|builtin|sadtalker]
@@ -94,6 +104,19 @@ usage: {launcher} talk PORTRAIT VOICE [--out F.mp4] [--engine auto|builtin|sadta
 
 Each option is explained here once the set-up is done: run {launcher} or {launcher} --lite first.
 """,
+    "txt2img": """\
+usage: {launcher} txt2img PROMPT [--hires] [--hires-scale X] [--hires-size WxH] [--hires-steps N] [--hires-upscaler U]
+"""
+    + _PICTURE_USAGE,
+    "img2img": """\
+usage: {launcher} img2img PROMPT [--image FILE] [--resize stretch|crop|fill|latent]
+"""
+    + _PICTURE_USAGE,
+    "inpaint": """\
+usage: {launcher} inpaint PROMPT [--image FILE] [--mask FILE] [--mask-blur N] [--mask-invert] [--only-masked] [--padding N]
+           [--content fill|original|latent noise|latent nothing] [--resize stretch|crop|fill|latent]
+"""
+    + _PICTURE_USAGE,
     "test": """\
 usage: {launcher} test [pytest's arguments]
 
@@ -195,7 +218,7 @@ def _take_command(rest: list[str]) -> str:
         near = difflib.get_close_matches(command, COMMAND_USAGE, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise UsageError(
-            f"'{command}' is not a command.{hint} There are talk and test; without a command the page is served. "
+            f"'{command}' is not a command.{hint} There are {', '.join(COMMAND_USAGE)}; without a command the page is served. "
             f"`{LAUNCHER} --help` lists everything."
         )
     return command
@@ -207,10 +230,10 @@ def has_more_extensions() -> bool:
 
 
 def check_flags(options: Options) -> None:
-    """Raise UsageError for an option that serving or talking has not: the app would say so only once it is installed."""
+    """Raise UsageError for an option that serving or a job has not: the app would say so only once it is installed."""
     settings = re.findall(r"^  (--[\w-]+)( \S)?", HELP.partition("\nsettings:\n")[2], re.MULTILINE)
-    talking = re.findall(r"\[(--[\w-]+)( [^\]]+)?\]", COMMAND_USAGE["talk"])
-    known = {"serve": dict(settings), "talk": dict(settings + talking)}.get(options.command)
+    own = re.findall(r"\[(--[\w-]+)( [^\]]+)?\]", COMMAND_USAGE.get(options.command, ""))
+    known = dict(settings + own) if own or options.command == "serve" else None
     rest = list(options.rest) if known is not None else []
     while rest:
         flag, equals, _ = rest.pop(0).partition("=")

@@ -55,7 +55,7 @@ def parse(argv: Sequence[str], kinds: Sequence[JobKind]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for kind in kinds:
         command = commands.add_parser(kind.name, help=kind.title, description=kind.title, allow_abbrev=False)
-        _add_fields(command, kind.request)
+        _add_fields(command, kind)
         command.add_argument("--out", metavar="FILE", type=file_name, help="where the result goes (a new file in outputs)")
         command.add_argument("--json", action="store_true", help="end with one line of JSON about the result")
         command.add_argument("--server", metavar="URL", help="let the studio at this address do it (this computer)")
@@ -198,16 +198,16 @@ def _watched(service: JobService | RemoteService, job: Job, progress: Progress) 
 
 def _report_result(job: Job, start_up: float, *, as_json: bool) -> None:
     assert job.result is not None
-    path = job.result.artifacts[0].path
+    paths = [str(artifact.path) for artifact in job.result.artifacts]
     for warning in job.warnings:
         print(f"Note: {warning}", file=sys.stderr)
     if job.state is JobState.CANCELLED:
         print("Stopped. This is what was done so far:", file=sys.stderr)
     if not as_json:
-        print(path)
+        print(*paths, sep="\n")
         return
     seconds = {"start_up": round(start_up, 3), **job.result.data.get("seconds", {})}
-    facts = {"path": str(path), **job.result.data, "seconds": seconds, "warnings": list(job.warnings)}
+    facts = {"path": paths[0], "paths": paths, **job.result.data, "seconds": seconds, "warnings": list(job.warnings)}
     print(json.dumps(facts | {"partial": job.state is JobState.CANCELLED}), flush=True)
 
 
@@ -227,14 +227,21 @@ def _print_error(message: str, kind: str, code: int, *, as_json: bool) -> int:
     return code
 
 
-def _add_fields(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
-    for name, field in model.model_fields.items():
-        about = (field.description or name).replace("%", "%%")
+def _add_fields(parser: argparse.ArgumentParser, kind: JobKind) -> None:
+    known = kind.request.model_fields
+    nameless = kind.positional
+    if nameless is None:
+        nameless = tuple(name for name, field in known.items() if is_artifact(field) and field.is_required())
+    for name in (*nameless, *(name for name in known if name not in nameless)):
+        field = known[name]
+        # What a person gives is a path; that the request holds an id is nothing to them.
+        about = (field.description or name).replace("%", "%%").replace("Artifact id of a", "A")
         flag = f"--{name.replace('_', '-')}"
-        if is_artifact(field) and field.is_required():
-            # What a person gives is a path; that the request holds an id is nothing to them.
-            about = about.replace("Artifact id of a", "A")
-            parser.add_argument(name, metavar=name.upper(), type=file_name, help=about)
+        if name in nameless:
+            count: dict[str, Any] = {} if field.is_required() else {"nargs": "?"}
+            parser.add_argument(name, **_shape(field) | {"metavar": name.upper()}, **count, help=about)
+        elif field.is_required():
+            parser.add_argument(flag, dest=name, required=True, help=about, **_shape(field))
         elif field.annotation is bool:
             opposite = f"--no-{flag[2:]}" if field.default else flag
             action = "store_false" if field.default else "store_true"
@@ -255,7 +262,8 @@ def _refuse_settings_of_the_server(options: argparse.Namespace) -> None:
 def _shape(field: FieldInfo) -> dict[str, Any]:
     """argparse's arguments for a field with a value. Bounds are left to the model, which words them better."""
     if get_origin(field.annotation) is not Literal:
-        return {"metavar": "FILE", "type": file_name} if is_artifact(field) else {"metavar": "N"}
+        words = {"metavar": "TEXT" if str in (field.annotation, *get_args(field.annotation)) else "N"}
+        return {"metavar": "FILE", "type": file_name} if is_artifact(field) else words
     values = {str(value): value for value in get_args(field.annotation)}
 
     def choice(text: str) -> Any:
@@ -269,4 +277,4 @@ def _shape(field: FieldInfo) -> dict[str, Any]:
 def _default(field: FieldInfo) -> str:
     limits = [f"{getattr(rule, side):.12g}" for rule in field.metadata for side in ("ge", "le") if hasattr(rule, side)]
     bounds = f"{' to '.join(limits)}; " if len(limits) == 2 else ""
-    return f"{bounds}default: {'none' if field.default is None else field.default}"
+    return f"{bounds}default: {'none' if field.default in (None, '') else field.default}"

@@ -51,11 +51,13 @@ class Picture:
     rgb:           (H, W, 3) uint8, sRGB, upright, contiguous.
     original_size: (width, height) of the file in pixels, as it is seen upright.
     notes:         what was done to it that its owner should know, in words.
+    alpha:         (H, W) uint8, how opaque it was before it was laid on paper; None for a picture that has no transparency.
     """
 
     rgb: np.ndarray
     original_size: tuple[int, int]
     notes: tuple[str, ...] = ()
+    alpha: np.ndarray | None = None
 
 
 def read_picture(path: Path | str, longest_side: int = 2048) -> Picture:
@@ -174,17 +176,19 @@ def _decode(image: Image, longest_side: int) -> Picture:
     profile = image.info.get("icc_profile")
     original = image.size
     target = _fitted(original, longest_side)
-    small = _flat(_shrunk(image, target))
+    small = _shrunk(image, target)
     # Asked for after decoding only: Pillow turns TIFFs itself, and then takes their mark away.
     turn, notes = _turn(image)
     if turn is not None:
         small = small.transpose(turn)
+    alpha = np.array(small.getchannel("A")) if small.mode in ("LA", "RGBA") else None
+    small = _flat(small)
     if small.size == target[::-1]:
         original = original[::-1]
     rgb, profile_notes = _to_srgb(small, profile)
     if rgb.size != original:
         notes = (f"scaled from {original[0]}x{original[1]} to {rgb.width}x{rgb.height}", *notes)
-    return Picture(np.array(rgb, dtype=np.uint8), original, notes + profile_notes)
+    return Picture(np.array(rgb, dtype=np.uint8), original, notes + profile_notes, alpha)
 
 
 def _turn(image: Image) -> tuple[Any, tuple[str, ...]]:

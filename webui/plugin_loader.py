@@ -81,10 +81,14 @@ class Plugins:
         self.failures.append(Failure(name, reason))
 
 
-def load(folder: Path) -> Plugins:
-    """Load every extension in `folder` (each a package with a plugin.toml), in the order of their names."""
+BUILT_IN = Path(__file__).resolve().parent
+"""Where the extensions are that come with the studio: webui/builtin."""
+
+
+def load(*folders: Path) -> Plugins:
+    """Load every extension in the folders (each a package with a plugin.toml): folder after folder, by their names."""
     plugins = Plugins()
-    for manifest_file in sorted(folder.glob("*/plugin.toml")):
+    for manifest_file in (file for folder in folders for file in sorted(folder.glob("*/plugin.toml"))):
         name = manifest_file.parent.name
         try:
             plugins.loaded.append(_load_one(manifest_file, plugins.kinds))

@@ -44,8 +44,11 @@ class JobContext(Protocol):
         """Tell watchers how far (0..1) and what is going on."""
         ...
 
-    def preview(self, image: np.ndarray) -> None:
-        """Show a picture, (H, W, 3) uint8 RGB of any size. Cheap to call per frame: it is throttled and scaled down here."""
+    def preview(self, image: np.ndarray, *, finished: bool = False) -> None:
+        """Show a picture, (H, W, 3) uint8 RGB of any size. Cheap to call per frame: it is throttled and scaled down here.
+
+        In the history the job's first one stands for it, or the first that is `finished`: no step on the way to a result.
+        """
         ...
 
     def warn(self, message: str) -> None:

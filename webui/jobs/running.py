@@ -74,7 +74,7 @@ class RunningContext:
     ):
         self._run, self._artifacts, self._settings = run, artifacts, settings
         self._folder, self._thumbnail = folder, thumbnail
-        self._has_thumbnail = thumbnail.exists()
+        self._has_thumbnail, self._is_finished = thumbnail.exists(), False
         self._tell, self._save, self._holds = tell, save, holds
         self._previews, self._moves = Throttle(), Throttle(PROGRESS_PER_SECOND)
         self._pace = Pace()
@@ -107,13 +107,14 @@ class RunningContext:
             self._stage = words
             self._tell({"fraction": fraction, "stage": stage, "eta": self._pace.seconds_left(fraction, stage)})
 
-    def preview(self, image: np.ndarray) -> None:
+    def preview(self, image: np.ndarray, *, finished: bool = False) -> None:
         shown = self._run.record.previews and self._previews.ready()
-        if not shown and self._has_thumbnail:
+        kept = not self._has_thumbnail or (finished and not self._is_finished)
+        if not shown and not kept:
             return
         picture = small_jpeg(image)
-        if not self._has_thumbnail:
-            self._has_thumbnail = True
+        if kept:
+            self._has_thumbnail, self._is_finished = True, finished
             with suppress(OSError):  # a job is not ended for the want of its thumbnail
                 self._thumbnail.parent.mkdir(parents=True, exist_ok=True)
                 part = self._thumbnail.with_suffix(PART)

@@ -66,6 +66,8 @@ class JobKind:
     warm_up: loads what every job of this kind needs; called once, on the worker's thread, while nobody waits.
     recall:  the request that a file was made with, as its handler wrote it into the file, or None when it holds none of
              this kind. Fields that name files may be missing. Never raises for a strange file.
+    positional: fields of the request that the command line takes without their names, in this order; None: the files that
+             must be given.
 
     Functions are given by name: the kind travels to worker processes, so they must be importable, no lambdas.
     """
@@ -77,6 +79,7 @@ class JobKind:
     suffix: str = ""
     warm_up: Callable[[], None] | None = None
     recall: Callable[[Path], dict[str, Any] | None] | None = None
+    positional: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,227 @@
+"""From a request to picture files, batch by batch, in steps that a crash does not undo. Imported when the first job runs.
+
+    means: model, VAE, precision     a step, so that all batches are made with the same
+    batch after batch                a step each: its pictures are left in the job's folder
+    files                            copied to where results go, when all is made or the job was cancelled
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from webui.builtin import save, studio
+from webui.builtin.kinds import Img2ImgRequest, InpaintRequest, Txt2ImgRequest
+from webui.builtin.studio import Means
+from webui.imaging import generate, infotext, preview, samplers
+from webui.imaging.generate import How, Picture
+from webui.imaging.load import Model
+from webui.imaging.noise import seeds
+from webui.imaging.prompt import strip_networks
+from webui.imaging.resize import upscaler
+from webui.plugin_api import Artifact, Cancelled, JobContext, JobResult, UnsupportedModel, read_picture
+
+if TYPE_CHECKING:
+    from webui.imaging.preview import Previewer
+
+Request = Txt2ImgRequest | Img2ImgRequest | InpaintRequest
+Make = Callable[[Model, Any, generate.Watch, int, How], Iterator[Picture]]
+
+KIND = {Txt2ImgRequest: "txt2img", Img2ImgRequest: "img2img", InpaintRequest: "inpaint"}
+
+LONGEST_STEM = 48
+"""Characters of the prompt in a file's name."""
+
+
+def run(ctx: JobContext, request: Request, started: float) -> JobResult:
+    """Make the pictures. Raises webui.errors only; gives back what is finished when the job is cancelled.
+
+    started: time.perf_counter() when the job began.
+    """
+    ctx.progress(0.0, "choosing the model")
+    check(request)
+    means = Means(**ctx.step("means", lambda: asdict(studio.choose(ctx.settings, request))))
+    make = prepared(ctx, request, means.longest_side)
+    with ExitStack() as stack:
+        batches = Batches(ctx, request, means, make, stack)
+        made = ctx.map("batch", batches.make, range(request.batch_count))
+    pictures = [picture for batch in made for picture in batch["pictures"]]
+    if not pictures:
+        raise Cancelled("The job was cancelled before the first picture was there.")
+    ctx.progress(1.0, "saving")
+    artifacts = saved(ctx, request, pictures)
+    seconds: dict[str, float] = {name: round(sum(batch["seconds"][name] for batch in made), 3) for name in ("model", "pictures")}
+    seconds["total"] = round(max(time.perf_counter() - started, sum(seconds.values())), 3)
+    return JobResult(artifacts, facts(request, means, pictures, made[-1]) | {"seconds": seconds})
+
+
+def check(request: Request) -> None:
+    """Raise InvalidRequest for what can be told before a model is loaded."""
+    samplers.resolve(request.sampler, request.schedule)
+    generate.film_steps(request.filmstrip)
+    if isinstance(request, Txt2ImgRequest) and request.hires:
+        upscaler(request.hires_upscaler)
+
+
+def prepared(ctx: JobContext, request: Request, longest_side: int) -> Make:
+    """What makes the pictures, with the pictures read that they are made from."""
+    if isinstance(request, Txt2ImgRequest):
+        return generate.txt2img
+    image = _read(ctx, request.image, longest_side)
+    if isinstance(request, Img2ImgRequest):
+        return lambda model, asked, *rest: generate.img2img(model, asked, image, *rest)
+    mask = _read(ctx, request.mask, longest_side, with_alpha=True)
+    return lambda model, asked, *rest: generate.inpaint(model, asked, image, mask, *rest)
+
+
+def _read(ctx: JobContext, artifact_id: str, longest_side: int, *, with_alpha: bool = False) -> np.ndarray:
+    picture = read_picture(ctx.input(artifact_id), longest_side)
+    for note in picture.notes:
+        ctx.warn(note)
+    return np.dstack([picture.rgb, picture.alpha]) if with_alpha and picture.alpha is not None else picture.rgb
+
+
+class Batches:
+    """Makes one batch after another, from the first that is not there yet. Only for that one a model is leased."""
+
+    def __init__(self, ctx: JobContext, request: Request, means: Means, make: Make, stack: ExitStack):
+        """stack: ends the lease."""
+        self._ctx, self._request, self._means, self._make, self._stack = ctx, request, means, make, stack
+        self._seconds = 0.0
+        self._watch = _Watch(ctx, request.batch_count)
+        self._pictures: Iterator[Picture] | None = None
+        self._how: dict[str, str] = {}
+
+    def make(self, number: int) -> dict[str, Any]:
+        """Make the batch, and leave its files in the job's folder."""
+        begun = time.perf_counter()
+        self._watch.batch = number
+        if self._pictures is None:
+            self._pictures = self._begin(number)
+        loaded = time.perf_counter()
+        size = self._request.batch_size
+        drawn = list(islice(self._pictures, size))
+        pictures = [self._left(number * size + place, picture) for place, picture in enumerate(drawn)]
+        seconds = {"model": loaded - begun, "pictures": time.perf_counter() - loaded}
+        return {"pictures": pictures, "seconds": seconds, **self._how}
+
+    def _begin(self, first: int) -> Iterator[Picture]:
+        self._ctx.progress(first / self._request.batch_count, "loading the model")
+        model, plan = self._stack.enter_context(studio.leased(self._ctx.settings, self._means))
+        self._how = {"device": plan.device, "precision": plan.precision}
+        self._watch.first = first
+        request, seed = rest(self._request, self._ctx.seed, first)
+        return self._make(model, request, self._watch, seed, How(plan, self._previewer(model)))
+
+    def _previewer(self, model: Model) -> Previewer | None:
+        folder = self._ctx.settings.models_dir / "VAE-approx"
+        try:
+            return preview.tiny(model.architecture, folder, model.device)
+        except UnsupportedModel as error:
+            self._ctx.warn(str(error))
+            return None
+
+    def _left(self, number: int, picture: Picture) -> dict[str, Any]:
+        """Write a picture's files, and say what there is to say of it."""
+        self._ctx.preview(picture.rgb, finished=True)
+        text = infotext.write(self._facts(picture), self._request.prompt, self._request.negative)
+        with self._ctx.file(_name(number)) as path:
+            save.write_picture(path, picture.rgb, text)
+        if picture.strip is not None:
+            with self._ctx.file(_strip_name(number)) as path:
+                save.write_picture(path, picture.strip, text)
+        return {
+            "number": number,
+            "seed": picture.seed.seed,
+            "size": [picture.rgb.shape[1], picture.rgb.shape[0]],
+            "infotext": text,
+            "strip": picture.strip is not None,
+            "complete": picture.complete,
+        }
+
+    def _facts(self, picture: Picture) -> dict[str, object]:
+        means = self._means
+        vae = {"VAE": means.vae, "VAE hash": means.vae_hash[:10]} if means.vae and means.vae_hash else {}
+        return picture.facts | vae | save.own_facts(KIND[type(self._request)], self._request, picture.complete)
+
+
+class _Watch:
+    """generate.Watch of the batches from `first` on, in terms of the whole job."""
+
+    def __init__(self, ctx: JobContext, batches: int):
+        self._ctx, self._batches = ctx, batches
+        self.first = self.batch = 0
+
+    @property
+    def cancelled(self) -> bool:
+        return self._ctx.cancelled
+
+    def progress(self, fraction: float, stage: str) -> None:
+        which = f", batch {self.batch + 1} of {self._batches}" if self._batches > 1 else ""
+        done = self.first + fraction * (self._batches - self.first)
+        self._ctx.progress(done / self._batches, stage + which)
+
+    def preview(self, image: np.ndarray) -> None:
+        self._ctx.preview(image)
+
+    def warn(self, message: str) -> None:
+        self._ctx.warn(message)
+
+
+def rest(request: Request, seed: int, first: int) -> tuple[Request, int]:
+    """The request for its batches from `first` on, and the seed that these begin with."""
+    count = request.batch_count * request.batch_size
+    one = seeds(seed, count, request.variation_seed, request.variation)[first * request.batch_size]
+    changes: dict[str, Any] = {"batch_count": request.batch_count - first}
+    if one.strength:
+        changes["variation_seed"] = one.variation
+    return request.model_copy(update=changes), one.seed
+
+
+def saved(ctx: JobContext, request: Request, pictures: list[dict[str, Any]]) -> tuple[Artifact, ...]:
+    """The files of the result: the pictures, then their film strips."""
+    words = " ".join(strip_networks(request.prompt)[0].split())[:LONGEST_STEM].strip() or KIND[type(request)]
+    made = [_copied(ctx, _name(one["number"]), f"{words} {one['seed']}") for one in pictures]
+    strips = [_copied(ctx, _strip_name(one["number"]), f"{words} {one['seed']} steps") for one in pictures if one["strip"]]
+    return (*made, *strips)
+
+
+def _copied(ctx: JobContext, name: str, stem: str) -> Artifact:
+    with ctx.output(".png", stem) as output:
+        shutil.copyfile(ctx.folder / name, output.path)
+    assert output.artifact is not None
+    return output.artifact
+
+
+def facts(request: Request, means: Means, pictures: list[dict[str, Any]], batch: dict[str, Any]) -> dict[str, Any]:
+    """What the result says of how it was made. Lists are in the order of the pictures."""
+    choice = samplers.resolve(request.sampler, request.schedule)
+    return {
+        "model": means.model,
+        "model_hash": means.model_hash[:10],
+        "vae": means.vae,
+        "vae_reason": means.vae_reason,
+        "sampler": choice.sampler.name,
+        "schedule": choice.schedule,
+        "size": pictures[0]["size"],
+        "seeds": [one["seed"] for one in pictures],
+        "infotexts": [one["infotext"] for one in pictures],
+        "complete": all(one["complete"] for one in pictures) and len(pictures) == request.batch_count * request.batch_size,
+        "device": batch["device"],
+        "precision": batch["precision"],
+    }
+
+
+def _name(number: int) -> str:
+    return f"{number:05d}.png"
+
+
+def _strip_name(number: int) -> str:
+    return f"{number:05d}-steps.png"
