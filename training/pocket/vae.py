@@ -21,6 +21,10 @@ BATCH = 8
 STEPS = 9000
 RATE = 1e-3
 WARM_UP = 200
+CROP = 64
+WHOLE = 0.1
+"""Share of the steps, the last ones, that see whole pictures. The others see crops: what is learned is local."""
+
 KL_WEIGHT = 1e-5
 """Latents need not be Gaussian, only of moderate size, and smooth."""
 
@@ -64,6 +68,9 @@ def train(work: Path, steps: int) -> None:
         rng = np.random.default_rng([7, number])
         batch = drawn[rng.integers(0, len(drawn), BATCH)]
         batch = batch[:, :, ::-1] if rng.random() < 0.5 else batch
+        if number < (1 - WHOLE) * steps:
+            top, left = rng.integers(0, SIZE - CROP + 1, 2)
+            batch = batch[:, top : top + CROP, left : left + CROP]
         torch.manual_seed(number)
         with torch.autocast("cpu", torch.bfloat16):
             total, error = loss(vae, tensors(batch))
