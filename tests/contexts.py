@@ -40,6 +40,7 @@ class MemoryContext:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.settings = settings or Settings(models_dir=folder / "models", outputs_dir=folder)
         self.seed, self.cancelled = seed, False
+        self.skip = False
         self.steps = {} if steps is None else steps
         self.begun: list[str] = []
         self.warnings: list[str] = []
@@ -51,6 +52,10 @@ class MemoryContext:
     def again(self, on: Callable[[str, str], None] = lambda what, name: None) -> MemoryContext:
         """The context of the next run of the same job."""
         return MemoryContext(self._home, self._files, self.steps, self.settings, self.seed, on)
+
+    def take_skip(self) -> bool:
+        asked, self.skip = self.skip, False
+        return asked
 
     def progress(self, fraction: float, stage: str) -> None:
         self.stages.append(stage)

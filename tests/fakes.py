@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from webui.artifacts import Artifacts
 from webui.errors import Cancelled, ModelMissing
 from webui.jobs.service import JobService
-from webui.jobs.types import ArtifactId, JobKind, JobResult
+from webui.jobs.types import ArtifactId, JobKind, JobResult, Loaded
 from webui.settings import Settings
 
 
@@ -113,24 +113,27 @@ class StepsRequest(BaseModel):
 
 
 def steps(ctx, request: StepsRequest) -> JobResult:
-    """The numbers from `seed` on, one made by each step. Cancelled, it keeps those that are made."""
+    """The numbers from `seed` on, one made by each step. Cancelled, it keeps those that are made; skipped, it leaves one out."""
     if request.loud:
         ctx.warn("This is loud.")
+    _in_memory.append(Loaded("numbers", 1000 + request.steps, "cpu"))
 
-    def make(number: int) -> int:
+    def make(number: int) -> int | None:
         begun = note(Path(request.journal), f"step {number}")
         ctx.progress(number / request.steps, f"making number {number}")
         troubled = str(number) in request.where.split(",") and begun <= request.times
         if troubled:
             get_into(request.trouble)
-        rest(ctx, request)
+        if rest(ctx, request):
+            note(Path(request.journal), f"skip {number}")
+            return None
         with ctx.file(f"{number}.txt") as path:
             if troubled and request.trouble == "full":
                 path.symlink_to("/dev/full")
             path.write_bytes(f"{ctx.seed + number}\n".encode() + bytes(request.megabytes << 20))
         return number
 
-    made = ctx.map("number", make, range(request.steps))
+    made = [number for number in ctx.map("number", make, range(request.steps)) if number is not None]
     if not made:
         raise Cancelled("Nothing was made.")
     over = time.monotonic() + request.keeping
@@ -144,10 +147,25 @@ def steps(ctx, request: StepsRequest) -> JobResult:
     return JobResult((output.artifact,), {"made": len(made), "seed": ctx.seed})
 
 
-def rest(ctx, request: StepsRequest) -> None:
+def rest(ctx, request: StepsRequest) -> bool:
+    """Whether the step is to be left out."""
     over = time.monotonic() + request.pause
     while time.monotonic() < over and (request.deaf or not ctx.cancelled):
+        if ctx.take_skip():
+            return True
         time.sleep(0.01)
+    return False
+
+
+_in_memory: list[Loaded] = []
+
+
+def loaded() -> list[Loaded]:
+    return list(_in_memory)
+
+
+def unload() -> None:
+    _in_memory.clear()
 
 
 def note(journal: Path, line: str) -> int:
@@ -184,7 +202,9 @@ def ask_for_too_much() -> None:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-STEPS = JobKind("steps", "Taking steps", StepsRequest, steps, suffix=".txt")
+STEPS = JobKind(
+    "steps", "Taking steps", StepsRequest, steps, suffix=".txt", loaded=loaded, unload=unload, skippable=True
+)  # fmt: skip
 KINDS = (COUNT, FAIL, STEPS)
 
 

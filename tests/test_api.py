@@ -216,6 +216,16 @@ def test_cancel_stops_a_running_job_and_delete_wants_it_finished(make, tmp_path:
     refused(visitor.get(f"/api/jobs/{running}"), 404)
 
 
+def test_skipping_is_refused_where_there_is_nothing_to_skip(make):
+    hold, started, release = holding()
+    visitor = make(kinds=(hold, COUNT)).visitor()
+    running = visitor.post("/api/jobs", json={"kind": "hold", "request": {}}).json()["id"]
+    assert started.wait(10)
+    assert "makes one thing alone" in refused(visitor.post(f"/api/jobs/{running}/skip"), 409)
+    refused(visitor.post("/api/jobs/0/skip"), 404)
+    release.set()
+
+
 def test_delete_removes_the_results_and_leaves_uploads_and_other_jobs(studio: Studio, visitor: TestClient):
     source = upload(visitor, "a.txt")
     gone, kept = studio.done(visitor, source=source["id"]), studio.done(visitor)

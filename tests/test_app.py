@@ -111,7 +111,7 @@ def build(studio):
 
 def test_no_visitor_can_read_the_servers_files(extensions: Path, tmp_path: Path):
     """A mounted Gradio app hands any file to whoever names it (facts of Gradio 6); one that was launched must not."""
-    write_extension(extensions, "hole", 'tab = "hole.tab:build"\n', tab=TAB)
+    write_extension(extensions, "hole", '[tabs]\nhole = "hole.tab:build"\n', tab=TAB)
     secret = tmp_path / "outputs" / "talk" / "secret.svg"
     secret.parent.mkdir(parents=True)
     secret.write_text("very-secret")
@@ -142,9 +142,9 @@ def test_a_password_keeps_strangers_out(extensions: Path, tmp_path: Path):
 def test_broken_extensions_are_reported_and_do_not_stop_the_start(extensions: Path, tmp_path: Path):
     write_extension(extensions, "broken", 'jobs = "broken.jobs:KINDS"\n', jobs="raise RuntimeError('at import')")
     half = "import gradio as gr\n\ndef build(studio):\n    gr.Button('half a tab')\n    raise RuntimeError('tab fell over')\n"
-    write_extension(extensions, "halftab", 'tab = "halftab.tab:build"\n', tab=half)
+    write_extension(extensions, "halftab", '[tabs]\nhalftab = "halftab.tab:build"\n', tab=half)
     fine = "import gradio as gr\n\ndef build(studio):\n    gr.Button('a whole tab')\n"
-    write_extension(extensions, "whole", 'tab = "whole.tab:build"\n', tab=fine)
+    write_extension(extensions, "whole", '[tabs]\nwhole = "whole.tab:build"\n', tab=fine)
     port = free_port()
     with serving(start_program(extensions, "--port", str(port)), port, tmp_path / "temp") as server:
         config = json.loads(server.get("/config")[1])

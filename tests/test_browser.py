@@ -19,6 +19,7 @@ from PIL import Image
 
 from tests.fakes import start_program, write_extension
 from tests.servers import OFFLINE, PROJECT, Server, free_port, serving
+from webui.imaging import infotext
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -60,7 +61,7 @@ BRIGHTNESS = """async (video) => {
 }"""
 
 JOB = "sessionStorage.getItem('galatea-sadtalker-job')"
-SEED = "#field-seed input, #field-seed textarea"
+SEED = "#field-sadtalker-seed input, #field-sadtalker-seed textarea"
 BAR = "#sadtalker-card [role=progressbar]"
 OTHER_VIDEO = """before => {
   const video = document.querySelector('#sadtalker-video video');
@@ -115,11 +116,16 @@ def opened(browser: sync_api.Browser, server: Server, **how) -> Iterator[sync_ap
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **how})
     page, errors = context.new_page(), []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(server.url)
-    page.wait_for_selector("#sadtalker-card .hint")
+    open_sadtalker(page, server.url)
     yield page
     context.close()
     assert errors == []
+
+
+def open_sadtalker(page: sync_api.Page, url: str) -> None:
+    page.goto(url)
+    page.get_by_role("tab", name="SadTalker").click()
+    page.wait_for_selector("#sadtalker-card .hint, #sadtalker-card .job-card")
 
 
 def drop(page: sync_api.Page, portrait: Path | None = None, voice: Path | None = None) -> None:
@@ -186,7 +192,7 @@ def test_cancel_stops_within_a_second_and_leaves_a_video_that_plays(
 ):
     drop(page, portrait_file, voice_file)
     page.click("#sadtalker-advanced button")
-    page.fill("#field-fps input[type=number]", "60")
+    page.fill("#field-sadtalker-fps input[type=number]", "60")
     assert page.input_value(SEED) == "", "empty draws a seed, and stays empty"
     page.click("#sadtalker-generate")
     page.wait_for_selector(".job-preview img", timeout=60_000)
@@ -222,8 +228,7 @@ def test_a_job_survives_a_restart_of_the_server(
     context = browser.new_context(locale="en-US")
     page = context.new_page()
     with serving(command, port, tmp_path / "temp") as server:
-        page.goto(server.url)
-        page.wait_for_selector("#sadtalker-card .hint")
+        open_sadtalker(page, server.url)
         drop(page, portrait_file, voice_file)
         page.click("#sadtalker-generate")
         page.wait_for_function(f"Number(document.querySelector('{BAR}')?.ariaValueNow) >= 20", timeout=60_000)
@@ -352,7 +357,7 @@ def form_is_filled(page: sync_api.Page) -> None:
 def test_a_second_job_is_refused_while_one_runs(page: sync_api.Page, portrait_file: Path, voice_file: Path):
     drop(page, portrait_file, voice_file)
     page.click("#sadtalker-advanced button")
-    page.fill("#field-fps input[type=number]", "60")
+    page.fill("#field-sadtalker-fps input[type=number]", "60")
     page.click("#sadtalker-generate")
     page.wait_for_selector(".job-preview img", timeout=60_000)
     job, portrait = page.evaluate(JOB), page.get_attribute("#sadtalker-portrait img", "src")
@@ -376,7 +381,7 @@ def test_a_closed_tab_stops_nothing(page: sync_api.Page, server: Server, portrai
     job = page.evaluate(JOB)
     page.goto("about:blank")
     again = page.context.new_page()
-    again.goto(server.url)
+    open_sadtalker(again, server.url)
     again.wait_for_selector(BAR, timeout=20_000)
     assert again.evaluate(JOB) == job, "a new tab shows what is being made"
     assert video_facts(again)["width"] == 512
@@ -390,7 +395,7 @@ def test_who_looks_on_may_begin_a_video_of_their_own(
     page.wait_for_selector(".job-preview img", timeout=60_000)
     theirs = page.evaluate(JOB)
     second = page.context.browser.new_context(locale="en-US").new_page()
-    second.goto(server.url)
+    open_sadtalker(second, server.url)
     second.wait_for_selector(".job-preview img", timeout=20_000)
     drop(second, portrait_file, voice_file)
     second.click("#sadtalker-generate")
@@ -411,7 +416,7 @@ def test_another_computer_finds_the_running_job_and_no_finished_one(
     page.click("#sadtalker-generate")
     page.wait_for_selector(".job-preview img", timeout=60_000)
     second = page.context.browser.new_context(locale="en-US").new_page()
-    second.goto(server.url)
+    open_sadtalker(second, server.url)
     second.wait_for_selector(".job-preview img", timeout=20_000)
     assert second.evaluate(JOB) == page.evaluate(JOB)
     assert phone.is_visible("#sadtalker-card .hint") and phone.is_enabled("#sadtalker-generate"), "who prepares a form goes on"
@@ -510,7 +515,8 @@ def test_it_works_by_keyboard(page: sync_api.Page):
         seen.append(page.evaluate("(document.activeElement.closest('[id^=sadtalker-], [id^=field-]') || {}).id"))
         if seen[-1] == "sadtalker-generate":
             break
-    expected = ["sadtalker-portrait", "sadtalker-voice", "field-preprocess", "field-still", "sadtalker-generate"]
+    options = ("field-sadtalker-preprocess", "field-sadtalker-still")
+    expected = ["sadtalker-portrait", "sadtalker-voice", *options, "sadtalker-generate"]
     order = [seen.index(name) for name in expected]
     assert order == sorted(order)
     page.keyboard.press("Enter")
@@ -540,3 +546,130 @@ def test_the_system_tab_tells_what_is_installed(page: sync_api.Page):
     report = page.inner_text("#system-report")
     assert "SadTalker" in report and "loaded" in report and "gradio" in report
     assert str(PROJECT / "models") in report
+
+
+A1111 = (
+    "a woman with <b>red</b> hair\nNegative prompt: hat\n"
+    "Steps: 24, Sampler: Euler a, Schedule type: Karras, CFG scale: 6.5, Seed: 4242, Size: 512x768, Version: v1.10.1"
+)
+
+
+def with_infotext(picture: Path, path: Path) -> Path:
+    path.write_bytes(infotext.embed(Image.open(picture).convert("RGB"), A1111, path.suffix[1:]))
+    return path
+
+
+def test_png_info_shows_what_a_picture_was_made_with_and_fills_the_form(
+    page: sync_api.Page, portrait_file: Path, tmp_path: Path
+):
+    page.get_by_role("tab", name="PNG info").click()
+    page.wait_for_selector("#pnginfo-facts .hint")
+    page.set_input_files("#pnginfo-picture input[type=file]", with_infotext(portrait_file, tmp_path / "red.png"))
+    page.wait_for_selector("#pnginfo-facts table")
+    facts = page.inner_text("#pnginfo-facts")
+    assert "a woman with <b>red</b> hair" in facts and re.search(r"Sampler\s+Euler a", facts)
+    assert page.input_value("#pnginfo-text textarea") == A1111
+    page.click("#pnginfo-use")
+    page.wait_for_selector("#field-txt2img-prompt textarea", timeout=20_000)
+    page.wait_for_function("document.querySelector('#field-txt2img-prompt textarea').value")
+    assert page.input_value("#field-txt2img-prompt textarea") == "a woman with <b>red</b> hair"
+    assert page.input_value("#field-txt2img-seed input, #field-txt2img-seed textarea") == "4242"
+
+
+def test_a_picture_is_sent_on_from_png_info_on_a_phone_in_chinese(phone: sync_api.Page, portrait_file: Path, tmp_path: Path):
+    phone.get_by_role("tab", name="图片信息").click()
+    phone.set_input_files("#pnginfo-picture input[type=file]", with_infotext(portrait_file, tmp_path / "red.jpg"))
+    phone.wait_for_selector("#pnginfo-facts table")
+    assert "正向提示词" in phone.inner_text("#pnginfo-facts")
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 375
+    assert phone.inner_text("#send-pnginfo-send_sadtalker") == "发送到 SadTalker"
+    phone.click("#send-pnginfo-send_sadtalker")
+    phone.wait_for_selector("#sadtalker-portrait img", timeout=20_000)
+    assert phone.locator("[role=tab][aria-selected=true]").inner_text() == "SadTalker"
+    plain = tmp_path / "plain.png"
+    Image.open(portrait_file).save(plain)
+    phone.get_by_role("tab", name="图片信息").click()
+    phone.click("#pnginfo-picture button[aria-label]")  # the cross
+    phone.wait_for_selector("#send-pnginfo-send_sadtalker", state="hidden")
+    phone.set_input_files("#pnginfo-picture input[type=file]", plain)
+    phone.get_by_text("这张图片中没有参数").wait_for()
+    assert not phone.is_visible("#pnginfo-use")
+
+
+LOOKED_AT = "document.querySelector('#history-picture textarea, #history-picture input').value"
+
+PAINTER_JOBS = """
+from PIL import Image
+from pydantic import BaseModel, Field
+from webui.imaging import infotext
+from webui.plugin_api import JobKind, JobResult
+
+class Paint(BaseModel):
+    prompt: str = Field("", description="What it is called.")
+
+def paint(ctx, request):
+    made = []
+    for number, colour in enumerate(("red", "blue")):
+        ctx.progress(number / 2, "painting")
+        with ctx.output(".png", f"{request.prompt} {colour}") as output:
+            text = infotext.write({"Steps": 1, "Seed": number, "Size": "96x96"}, f"{request.prompt} {colour}")
+            output.path.write_bytes(infotext.embed(Image.new("RGB", (96, 96), colour), text))
+        made.append(output.artifact)
+    return JobResult(tuple(made), {})
+
+KINDS = (JobKind("paint", "Painting", Paint, paint, suffix=".png"),)
+"""
+
+PAINTER_TAB = """
+import gradio as gr
+from painter.jobs import Paint
+
+def build(studio):
+    prompt = gr.Textbox(label="Prompt", lines=3, elem_id="painter-prompt")
+    room = gr.Column()
+    shown, chosen = gr.Image(type="filepath", elem_id="painter-shown"), gr.Textbox(visible="hidden")
+    studio.send_row(chosen)
+    taken = gr.Textbox(elem_id="painter-taken")
+    studio.accept_picture("send_painter", [taken], lambda artifact, visitor: {taken: artifact.name})
+
+    def show(job, visitor):
+        first = job.result.artifacts[0] if job.result else None
+        return {shown: first and str(studio.hand_out(first)), chosen: first.id if first else ""}
+
+    with room:
+        panel = studio.run_panel("painter", outputs=[shown, chosen], show=show)
+    panel.connect([prompt], lambda values, visitor: ("paint", {"prompt": values[prompt]}), kinds=["paint"])
+"""
+
+
+def test_an_extensions_tab_paints_and_its_pictures_go_everywhere(browser: sync_api.Browser, tmp_path: Path):
+    """Ctrl+Enter paints; a picture goes to PNG info and back; another one goes from the History; a reload keeps the tab."""
+    extensions, port = tmp_path / "extensions", free_port()
+    manifest = 'jobs = "painter.jobs:KINDS"\n[tabs]\npainter = "painter.tab:build"\n'
+    folder = write_extension(extensions, "painter", manifest, jobs=PAINTER_JOBS, tab=PAINTER_TAB)
+    (folder / "locales").mkdir()
+    (folder / "locales" / "en.json").write_text('{"tab_painter": "Painter\'s", "send_painter": "To the painter"}')
+    command = start_program(extensions, "--port", str(port), "--outputs-dir", str(tmp_path / "outputs"))
+    with serving(command, port, tmp_path / "temp") as server:
+        page = browser.new_context(locale="en-US").new_page()
+        page.goto(server.url)
+        page.get_by_role("tab", name="Painter's").click()
+        page.fill("#painter-prompt textarea", "my")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector("#painter-shown img", timeout=60_000)
+        page.click("#send-painter-send_pnginfo")
+        page.get_by_role("cell", name="my red").wait_for()
+        page.click("#send-pnginfo-send_painter")
+        page.wait_for_function("document.querySelector('#painter-taken textarea, #painter-taken input').value.includes('my red')")
+        page.reload()
+        page.wait_for_selector("#painter-shown img", timeout=60_000)
+
+        open_history(page)
+        page.click(".tile")
+        page.wait_for_selector("#history-pictures img")
+        first = page.evaluate(LOOKED_AT)
+        page.locator("#history-pictures .thumbnail-item").nth(1).click()
+        page.wait_for_function(f"{LOOKED_AT} != '{first}'")
+        page.click("#send-history-send_pnginfo")
+        page.get_by_role("cell", name="my blue").wait_for()
+        page.context.close()

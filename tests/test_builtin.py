@@ -22,11 +22,12 @@ from tests.checkpoints import diffusers_folder, ldm_vae, networks, numbers, sing
 from tests.contexts import Crash, MemoryContext
 from webui import plugin_loader
 from webui.artifacts import Artifacts
-from webui.builtin import save, studio
+from webui.builtin import kinds, save, studio
 from webui.builtin.kinds import KINDS, LITE
-from webui.errors import Cancelled, InvalidRequest, ModelMissing, StorageError, UnsupportedModel
+from webui.errors import Cancelled, InvalidRequest, ModelMissing, OutOfMemory, StorageError, UnsupportedModel
 from webui.imaging import infotext
 from webui.imaging import load as loading
+from webui.imaging.plans import Device
 from webui.jobs.service import JobService
 from webui.jobs.types import JobState
 from webui.jobs.validation import validated
@@ -102,7 +103,7 @@ def painted(path: Path, size: tuple[int, int] = (64, 64)) -> Path:
 def test_the_kinds_come_by_themselves_like_those_of_any_extension():
     plugins = plugin_loader.load(plugin_loader.BUILT_IN)
     assert plugins.failures == []
-    assert [kind.name for kind in plugins.kinds] == ["txt2img", "img2img", "inpaint"]
+    assert [kind.name for kind in plugins.kinds] == ["txt2img", "img2img", "inpaint", "plot"]
 
 
 def test_a_program_can_read_what_may_be_asked_for():
@@ -229,13 +230,6 @@ def test_a_transparent_mask_counts_where_it_is_opaque(shelf: Path, tmp_path: Pat
     assert made(by_light) == made(by_alpha)
 
 
-def test_a_mask_of_another_size_is_scaled_and_that_is_said(shelf: Path, tmp_path: Path):
-    files = {"photo": photo(tmp_path / "photo.png"), "mask": painted(tmp_path / "mask.png", (128, 96))}
-    ctx = context(shelf, tmp_path / "out", **files)
-    run(ctx, "inpaint", image="photo", mask="mask")
-    assert "The mask is 128x96 and the picture 64x64: the mask was scaled." in ctx.warnings
-
-
 def test_networks_are_left_out_and_that_is_said(shelf: Path, tmp_path: Path):
     ctx = context(shelf, tmp_path / "with")
     (artifact,) = run(ctx, prompt="a red lighthouse<lora:add_detail:0.7>").artifacts
@@ -268,14 +262,74 @@ def test_progress_goes_from_nothing_to_all_and_names_the_batch(shelf: Path, tmp_
 
 def test_a_model_is_loaded_once_for_many_jobs(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     loads = []
-    monkeypatch.setattr(studio, "load", lambda entry, **options: loads.append(entry.name) or loading.load(entry, **options))
+    load = loading.load_rest
+    monkeypatch.setattr(studio, "load_rest", lambda entry, **options: loads.append(entry.name) or load(entry, **options))
     for number, model in enumerate(["first", "first", "painter", "first"]):
         run(context(models, tmp_path / f"{number}"), model=model)
     assert loads == ["first", "painter"]
 
 
+def test_out_of_memory_is_met_with_less_and_said(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    forward = UNet2DConditionModel.forward
+
+    def small(unet: Any, sample: torch.Tensor, *given: Any, **options: Any) -> Any:
+        if len(sample) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        return forward(unet, sample, *given, **options)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", small)
+    ctx = context(shelf, tmp_path)
+    result = run(ctx)
+    assert result.data["complete"] and pixels(result.artifacts[0].path).shape == (64, 64, 3)
+    assert len(ctx.warnings) == 3 and "one after another" in ctx.warnings[-1]
+
+
+def test_a_card_that_others_fill_gets_one_network_at_a_time(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    load = loading.load_rest
+
+    def full(entry: Any, *, device: str, **options: Any) -> Any:
+        if device != "cpu":
+            raise OutOfMemory("There is too little memory.")
+        return load(entry, device=device, **options)
+
+    settings, said = context(shelf, tmp_path).settings, []
+    means = studio.choose(settings, validated(BY_NAME["txt2img"].request, {"model": "first"}))
+    monkeypatch.setattr(studio, "find_device", lambda wanted: (Device("cuda", "A card", 24 * 2**30, True, True), "cuda:7"))
+    monkeypatch.setattr(studio, "load_rest", full)
+    with studio.leased(settings, means, said.append) as (model, plan):
+        assert (plan.offload, plan.device, model.device.type) == ("model", "cuda:7", "cpu") and said == [studio.LESS]
+
+
+def test_settings_that_do_not_suit_the_device_are_told(shelf: Path, tmp_path: Path):
+    ctx = context(shelf, tmp_path)
+    ctx.settings = replace(ctx.settings, tf32=True)
+    run(ctx)
+    assert any("tf32" in warning for warning in ctx.warnings)
+    ctx = context(shelf, tmp_path / "again")
+    ctx.settings = replace(ctx.settings, offload="model")
+    with pytest.raises(InvalidRequest, match="offload"):
+        run(ctx)
+
+
+def test_another_vae_costs_no_second_copy_of_the_model(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (models / "VAE").mkdir()
+    vae = ldm_vae(networks(numbers("sd1"), 3)["vae"].state_dict())
+    save_file({name: tensor.contiguous() for name, tensor in vae.items()}, models / "VAE" / "nice.safetensors")
+    monkeypatch.setattr(studio, "load_part", partial(loading.load_part, configs=tiny_configs(tmp_path / "configs")))
+    loads = []
+    load = loading.load_rest
+    monkeypatch.setattr(studio, "load_rest", lambda entry, **options: loads.append(entry.name) or load(entry, **options))
+    kinds.unload()
+    results = [run(context(models, tmp_path / str(vae)), model="first", vae=vae) for vae in (None, "nice", None)]
+    assert made(results[0]) == made(results[2]) != made(results[1]) and loads == ["first"]
+    assert {one.name for one in kinds.loaded()} == {"first", "nice.safetensors"}
+
+
 def test_single_files_and_separate_vaes_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(studio, "load", partial(loading.load, configs=tiny_configs(tmp_path / "configs")))
+    for name in ("load_rest", "load_part"):
+        monkeypatch.setattr(studio, name, partial(getattr(loading, name), configs=tiny_configs(tmp_path / "configs")))
     models = tmp_path / "models"
     single_file(models / "Stable-diffusion" / "old.safetensors", "sd1")
     own = run(context(models, tmp_path / "own"))
@@ -327,7 +381,7 @@ def test_a_file_that_is_no_checkpoint_is_named_as_what_it_is(
 
 
 def test_without_any_model_it_says_where_to_put_one(tmp_path: Path):
-    with pytest.raises(ModelMissing, match=r"There is no checkpoint yet\. Put one into .*Stable-diffusion"):
+    with pytest.raises(ModelMissing, match=r"There is no checkpoint yet\. Put one into models/Stable-diffusion\.$"):
         run(context(tmp_path / "none", tmp_path))
 
 
@@ -420,7 +474,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(shelf: Path, tmp_path: Path, whe
 # ---- crashes and cancelling
 
 
-def crash(ctx: MemoryContext, what: str, name: str, **asked: Any) -> None:
+def crash(ctx: MemoryContext, what: str, name: str, kind: str = "txt2img", **asked: Any) -> None:
     """Run until this happens, and die."""
 
     def die(*happened: str) -> None:
@@ -429,7 +483,7 @@ def crash(ctx: MemoryContext, what: str, name: str, **asked: Any) -> None:
 
     ctx._on = die
     with pytest.raises(Crash):
-        run(ctx, **asked)
+        run(ctx, kind, **asked)
 
 
 @pytest.mark.parametrize(
@@ -452,7 +506,8 @@ def test_a_job_that_died_goes_on_where_it_was(shelf: Path, tmp_path: Path, what:
     begun = next(fraction for fraction, stage in seen if stage.startswith("denoising"))
     assert begun > (3 - len([one for one in left if one != "means"])) / 3, "what was done counts"
     assert made(result) == made(whole)
-    assert {**result.data, "seconds": 0} == {**whole.data, "seconds": 0}
+    how_fast = {"seconds": 0, "steps_per_second": 0}
+    assert result.data | how_fast == whole.data | how_fast
 
 
 def test_a_job_that_died_while_saving_needs_no_model_again(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -474,6 +529,41 @@ def test_what_is_there_when_a_job_is_cancelled_is_kept(shelf: Path, tmp_path: Pa
     whole, partly = (infotext.read(text).facts for text in result.data["infotexts"])
     assert "Stopped early" not in whole and "Stopped early" in partly
     assert ctx.begun[-1] == "batch 1"
+
+
+def skipping(ctx: MemoryContext, *stages: str) -> MemoryContext:
+    """Skip whenever one of these is begun."""
+
+    def on(what: str, name: str) -> None:
+        ctx.skip = ctx.skip or (what == "progress" and name in stages)
+
+    ctx._on = on
+    return ctx
+
+
+def test_a_skipped_picture_is_not_kept_and_the_others_are_as_they_would_be(shelf: Path, tmp_path: Path):
+    asked = {"batch_count": 3, "filmstrip": "1"}
+    whole = made(run(context(shelf, tmp_path / "whole"), **asked))
+    ctx = skipping(context(shelf, tmp_path / "skipped"), "denoising, batch 2 of 3")
+    result = run(ctx, **asked)
+    assert made(result) == [whole[0], whole[2], whole[3], whole[5]]
+    assert result.data["seeds"] == [5, 7] and result.data["skipped"] == 1 and result.data["complete"] is False
+    assert ctx.warnings == ["Skipped pictures, which were not kept: 1."]
+
+
+def test_when_every_picture_is_skipped_nothing_is_kept(shelf: Path, tmp_path: Path):
+    stages = [f"denoising, batch {number} of 2" for number in (1, 2)]
+    with pytest.raises(Cancelled, match="Every picture was skipped"):
+        run(skipping(context(shelf, tmp_path), *stages), batch_count=2)
+
+
+def test_models_in_memory_are_told_and_let_go(shelf: Path, tmp_path: Path):
+    kinds.unload()
+    run(context(shelf, tmp_path))
+    (held,) = kinds.loaded()
+    assert (held.name, held.device) == ("first", "cpu") and held.bytes > 1000
+    kinds.unload()
+    assert kinds.loaded() == []
 
 
 def test_cancelled_before_anything_is_there_it_keeps_nothing(shelf: Path, tmp_path: Path):
@@ -570,6 +660,6 @@ def test_strange_files_give_nothing_back(tmp_path: Path, content: bytes | None):
     file = tmp_path / "strange.png"
     if content is not None:
         file.write_bytes(content)
-    assert [kind.recall(file) for kind in KINDS] == [None] * 3
+    assert [kind.recall(file) for kind in KINDS] == [None] * 4
     photo(file)
-    assert [kind.recall(file) for kind in KINDS] == [None] * 3
+    assert [kind.recall(file) for kind in KINDS] == [None] * 4

@@ -30,10 +30,10 @@ from tests.processes import until
 from tests.servers import PROJECT, Server, free_port, serving
 from webui.artifacts import STATE
 from webui.errors import InvalidRequest
-from webui.jobs import keeping, pool, slots, store
+from webui.jobs import keeping, pool, slots, store, worker
 from webui.jobs.service import JobService
 from webui.jobs.store import Record
-from webui.jobs.types import OUT_OF_MEMORY, UNEXPECTED, Job, JobState, Query
+from webui.jobs.types import OUT_OF_MEMORY, UNEXPECTED, Job, JobState, Loaded, Query
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
 
@@ -270,7 +270,7 @@ def test_a_disk_without_a_free_byte_ends_no_queue(small_disk: Path, service: Job
         while True:
             file.write(bytes(4096))
             file.flush()
-    time.sleep(3)
+    until(lambda: service.get(job_id).stage == worker.WAITING)
     filler.unlink()
     job = service.wait(job_id, 30)
     assert job.state is JobState.DONE or job.error_type == "StorageError", job
@@ -299,6 +299,49 @@ def test_a_running_job_stops_within_a_second_and_keeps_what_it_made(service: Job
     assert time.monotonic() - begun < 1
     assert job.state is JobState.CANCELLED
     assert text(job) == numbers(4)
+
+
+def test_what_is_skipped_is_left_out_once_and_the_next_goes_on(service: JobService, journal: Journal):
+    job_id = submit(service, journal, steps=4, pause=1.0)
+    journal.wait("step 1")
+    service.skip(job_id)
+    processes.kill(journal.wait("step 2"))  # what was skipped is not asked for again in the job's second life
+    job = service.wait(job_id, 20)
+    assert text(job) == "100\n102\n103\n" and journal.counts["skip 1"] == 1
+    assert service.skip(job_id).state is JobState.DONE
+
+
+def test_another_studio_on_the_same_table_can_skip(studio: Studio, journal: Journal):
+    first, second = studio(), studio()
+    job_id = submit(first, journal, steps=2, pause=30.0)
+    for number in range(2):
+        journal.wait(f"step {number}")
+        (first if number else second).skip(job_id)
+    assert first.wait(job_id, 20).error == "Nothing was made."
+
+
+def test_nothing_is_skipped_that_has_not_begun_or_is_all_there_is(service: JobService, journal: Journal):
+    running, waiting = submit(service, journal, steps=1, pause=30.0), submit(service, journal)
+    journal.wait("step 0")
+    with pytest.raises(InvalidRequest, match="has not begun"):
+        service.skip(waiting)
+    service.cancel(running)
+    with pytest.raises(InvalidRequest, match="makes one thing alone"):
+        service.skip(service.submit("count", {}).id)
+
+
+def test_what_a_worker_holds_in_memory_is_told_and_let_go(service: JobService, journal: Journal):
+    assert service.loaded() == ()
+    service.wait(submit(service, journal, steps=1), 20)
+    until(lambda: service.loaded() == (Loaded("numbers", 1001, "cpu"),))
+    service.wait(submit(service, journal, steps=2), 20)
+    until(lambda: len(service.loaded()) == 2)
+    service.unload()
+    until(lambda: service.loaded() == ())
+    service.wait(submit(service, journal, steps=3), 20)
+    until(lambda: len(service.loaded()) == 1)
+    processes.kill(journal.last)
+    until(lambda: service.loaded() == ())
 
 
 def test_a_cancelled_job_whose_worker_was_killed_keeps_its_finished_steps(service: JobService, journal: Journal):

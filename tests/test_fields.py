@@ -13,7 +13,7 @@ OPTIONS = tuple(name for name in TalkingHeadRequest.model_fields if name not in 
 
 @pytest.fixture(scope="module")
 def made() -> dict:
-    return widgets(TalkingHeadRequest, OPTIONS, lambda key: key)
+    return widgets(TalkingHeadRequest, OPTIONS, "talking", lambda key: key)
 
 
 @pytest.mark.parametrize(
@@ -44,4 +44,4 @@ def test_defaults_and_bounds_are_the_models(made: dict):
 
 def test_a_field_that_does_not_exist_is_an_error():
     with pytest.raises(KeyError):
-        widgets(TalkingHeadRequest, ("mood",), str)
+        widgets(TalkingHeadRequest, ("mood",), "talking", str)

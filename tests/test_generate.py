@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from webui.imaging import infotext, preview
 from webui.imaging.generate import How, Picture, film_steps, img2img, inpaint, native_size, own_size, txt2img
 from webui.imaging.latents import decode, seamless
 from webui.imaging.load import Model
-from webui.imaging.memory import Plan
+from webui.imaging.plans import Plan
 from webui.imaging.requests import Img2Img, Inpaint, Txt2Img
 from webui.imaging.samplers import resolve, scheduler
 
@@ -236,16 +237,26 @@ def test_stopping_keeps_what_is_there(model: Model):
     assert drawn(model, Watcher(patience=0)) == []
 
 
-def test_skipping_ends_one_batch_and_the_next_goes_on(model: Model):
-    watch = Watcher()
-    wishes = iter([False, False, True])
-    pictures = drawn(model, watch, batch_count=2, how=How(skip=lambda: next(wishes, False)))
-    assert [one.complete for one in pictures] == [False, True]
+@pytest.mark.parametrize("step", [0, 2, 6])
+def test_skipping_leaves_out_one_batch_and_the_next_goes_on(model: Model, step: int):
+    wishes = iter([*[False] * step, True])
+    asked = {"batch_count": 3, "batch_size": 2}
+    pictures = drawn(model, how=How(skip=lambda: next(wishes, False)), **asked)
+    left_out = step // 4
+    assert [one.skipped for one in pictures] == [number // 2 == left_out for number in range(6)]
+    for one, whole in zip(pictures, drawn(model, **asked), strict=True):
+        assert one.seed == whole.seed and (one.skipped or np.array_equal(one.rgb, whole.rgb))
+
+
+def test_hires_fix_is_skipped_in_its_second_pass_too(model: Model):
+    wishes = iter([*[False] * 5, True])
+    assert [one.skipped for one in drawn(model, hires=True, how=How(skip=lambda: next(wishes, False)))] == [True]
 
 
 def test_one_at_a_time_each_picture_keeps_its_seed_when_one_is_skipped_at_once(model: Model):
     wishes = iter([True])
-    (made,) = drawn(model, batch_size=2, how=How(Plan(singly=True), skip=lambda: next(wishes, False)))
+    skipped, made = drawn(model, batch_size=2, how=How(Plan(singly=True), skip=lambda: next(wishes, False)))
+    assert skipped.skipped and skipped.seed.seed == 5
     assert made.seed.seed == 6 and np.array_equal(made.rgb, drawn(model, seed=6)[0].rgb)
 
 
@@ -293,12 +304,13 @@ def test_an_inverted_mask_changes_the_rest(model: Model):
     assert np.array_equal(made.rgb[mask() > 0], picture()[mask() > 0]) and made.facts["Mask mode"] == "Inpaint not masked"
 
 
-def test_a_mask_of_another_size_is_scaled_and_said_and_an_empty_one_refused(model: Model):
-    watch = Watcher()
-    list(inpaint(model, Inpaint(**WORDS), picture(), mask(128, 128), watch, 5))
-    assert "128x128" in watch.warnings[0]
-    with pytest.raises(InvalidRequest, match="mask"):
-        inpaint(model, Inpaint(**WORDS), picture(), np.zeros((64, 64), np.uint8), watch, 5)
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [(mask(128, 96), "The mask is 128x96, and the picture 64x64."), (np.zeros((64, 64), np.uint8), "The mask is empty.")],
+)
+def test_a_mask_of_another_size_or_without_a_mark_is_refused(model: Model, wrong: np.ndarray, said: str):
+    with pytest.raises(InvalidRequest, match=said):
+        inpaint(model, Inpaint(**WORDS), picture(), wrong, Watcher(), 5)
 
 
 def test_inpainting_at_a_size_gives_that_size_unless_only_the_masked_part_is_worked_on(model: Model):
@@ -326,6 +338,17 @@ def test_when_memory_runs_out_it_goes_on_with_less_and_says_so(model: Model, mon
     assert watch.warnings == ["Memory ran out; it was tried again with one picture at a time."]
     assert asked.count(4) == 1, "the second batch does not run into it again"
     assert watch.told[-1][0] == 1.0
+
+
+def test_a_model_may_bring_its_own_linear_preview(tmp_path: Path):
+    assert preview.shipped(tmp_path) is None and preview.shipped(tmp_path / "a.safetensors") is None
+    own = preview.Linear(torch.arange(15).reshape(5, 3) / 15, 8)
+    preview.ship(own, tmp_path)
+    found = preview.shipped(tmp_path)
+    assert found is not None and found.scale == 8 and torch.allclose(found.colours, own.colours, atol=1e-5)
+    (tmp_path / preview.SHIPPED).write_text('{"colours": [[1]], "scale": 8}')
+    with pytest.raises(UnsupportedModel, match=r"preview\.json"):
+        preview.shipped(tmp_path)
 
 
 def test_the_linear_preview_is_fitted_to_a_vae_once_and_fits():

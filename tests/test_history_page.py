@@ -16,12 +16,11 @@ from tests.fakes import COUNT, FAIL, CountRequest, holding
 from webui.artifacts import Artifacts
 from webui.errors import InvalidRequest
 from webui.jobs.service import JobService
-from webui.jobs.types import Job, JobKind, JobState, UnknownRequest, Usage
-from webui.plugin_loader import Manifest, Plugin, Plugins
+from webui.jobs.types import Job, JobKind, JobResult, JobState, UnknownRequest, Usage
 from webui.settings import Settings
-from webui.ui import history, shell, tiles, watch
+from webui.ui import history, tiles, watch
 from webui.ui.describe import Describer
-from webui.ui.forms import Forms, settings_in, settings_of, usable
+from webui.ui.forms import Source, settings_in, settings_of, usable
 from webui.ui.server import QUEUE_PAUSE, rest_when_idle
 from webui.ui.studio import TabStudio
 from webui.ui.texts import STUDIO, Texts
@@ -89,10 +88,10 @@ def furnished(folder: Path, monkeypatch: pytest.MonkeyPatch, *kinds: JobKind) ->
     for note in ("Info", "Warning"):
         monkeypatch.setattr(gr, note, lambda message, **_: said.append(message))
     with gr.Blocks(analytics_enabled=False) as page:
-        studio = TabStudio(service, artifacts, settings, page, texts, STUDIO, folder / "handed", Forms())
+        studio = TabStudio(service, artifacts, settings, page, texts, STUDIO, folder / "handed", history.TAB)
         with gr.Tabs() as tabs:
             with gr.Tab("counter", id="counter") as other:
-                offer(replace(studio, owner="counter"))
+                offer(replace(studio, owner="counter", tab="counter"))
             with gr.Tab("history") as tab:
                 events = history.build(studio, tabs, tab, [other])
     yield Desk(service, artifacts, events, said)
@@ -108,6 +107,10 @@ def offer(studio: TabStudio) -> None:
         lambda request, _visitor: {box: request.get(name) for name, box in boxes.items()},
         title="counting",
     )
+
+
+def drop(desk: Desk, zone: gr.File, file: Path) -> dict[Any, Any]:
+    return desk.events.reuse.restorer(Source(zone.upload, zone, empties=True))(str(file), ENGLISH)
 
 
 def filled(updates: dict[Any, Any]) -> dict[str, Any]:
@@ -201,6 +204,12 @@ def test_values_are_shown_in_the_tabs_words_and_visitors_words_as_they_are(desk:
     assert Describer(desk.events.studio, ENGLISH).asked(spoken) == {"mood": "This is mine"}
 
 
+def test_only_a_size_is_shown_as_width_times_height(desk: Desk):
+    result = JobResult((), {"size": [512, 768], "seeds": [5, 6], "sizes": {"a": [1, 2]}, "none": []})
+    made = Describer(desk.events.studio, ENGLISH).made(Job("x", "count", UnknownRequest(), JobState.DONE, result=result))
+    assert (made["size"], made["seeds"], made["sizes"], made["none"]) == ("512 × 768", "5, 6", "a 1, 2", "")
+
+
 def test_what_is_over_quickly_is_told_in_tenths_of_a_second():
     assert [watch.took(seconds) for seconds in (0.04, 0.34, 9.96, 10.2, 61)] == ["0.0 s", "0.3 s", "10.0 s", "0:10", "1:01"]
 
@@ -262,9 +271,9 @@ def test_what_is_deleted_can_be_brought_back(desk: Desk):
 def test_settings_go_back_into_their_form_with_the_seed_that_was_drawn(desk: Desk, tmp_path: Path):
     source = desk.upload(tmp_path)
     job = desk.run(source=source, steps=7, style="fancy")
-    updates = desk.events.again(job.id, ENGLISH)
+    updates = desk.events.reuse.again(job.id, ENGLISH)
     assert filled(updates) == {"source": source, "steps": 7, "style": "fancy", "seed": job.seed}
-    assert updates[desk.events.tabs].selected == "counter"
+    assert updates[desk.events.reuse.opener.tabs].selected == "counter"
     assert len(desk.said) == 1
 
 
@@ -272,7 +281,8 @@ def test_an_upload_that_is_gone_is_named_and_the_rest_is_filled_in(desk: Desk, t
     source = desk.upload(tmp_path)
     job = desk.run(source=source, steps=7)
     desk.artifacts.get(source).path.unlink()
-    assert filled(desk.events.again(job.id, ENGLISH)) | {"seed": 0} == {"source": None, "steps": 7, "style": "plain", "seed": 0}
+    seen = filled(desk.events.reuse.again(job.id, ENGLISH))
+    assert seen == {"source": None, "steps": 7, "style": "plain", "seed": job.seed}
     assert "Text before" in desk.said[-1]
 
 
@@ -283,17 +293,17 @@ def test_a_dropped_file_restores_its_settings_and_the_uploads_of_its_job(desk: D
     made.write_text(f"{SIGN}9")
     assert settings_in(made, desk.service) == ("count", {"source": source, "steps": 9})
     zone = gr.File()
-    updates = desk.events.restorer(zone)(str(made), ENGLISH)
+    updates = drop(desk, zone, made)
     assert filled(updates)["steps"] == 9 and filled(updates)["source"] == source and updates[zone] is None
     stranger = tmp_path / "film-0123456789abcdef.txt"
     stranger.write_text(f"{SIGN}4")
-    assert filled(desk.events.restorer(zone)(str(stranger), ENGLISH))["source"] is None, "its job is not in this history"
+    assert filled(drop(desk, zone, stranger))["source"] is None, "its job is not in this history"
 
 
 def test_notes_take_nothing_for_html(desk: Desk, tmp_path: Path):
     zone, name = gr.File(), "<img src=x>.txt"
     (tmp_path / name).write_text("sun")
-    desk.events.restorer(zone)(str(tmp_path / name), ENGLISH)
+    drop(desk, zone, tmp_path / name)
     with pytest.raises(gr.Error) as error, desk.events.studio.guard(ENGLISH):
         raise InvalidRequest(f"There is no file {name}.")
     for said in (desk.said[0], error.value.message):
@@ -311,14 +321,14 @@ def test_errors_are_told_in_the_visitors_language_and_go_away_by_themselves(desk
 def test_a_foreign_file_is_told_so(desk: Desk, tmp_path: Path):
     (tmp_path / "holiday.txt").write_text("sun")
     zone = gr.File()
-    assert desk.events.restorer(zone)(str(tmp_path / "holiday.txt"), ENGLISH) == {zone: None}
+    assert drop(desk, zone, tmp_path / "holiday.txt") == {zone: None}
     assert "holiday.txt" in desk.said[0] and "not made here" in desk.said[0]
 
 
 def test_settings_that_no_tab_takes_are_refused_in_words(desk: Desk):
     job = desk.service.wait(desk.service.submit("fail", {}).id, 20)
     with pytest.raises(gr.Error, match="No tab"):
-        desk.events.again(job.id, ENGLISH)
+        desk.events.reuse.again(job.id, ENGLISH)
     updates = desk.events.press(desk.asked(), SimpleNamespace(act="open", job=job.id), ENGLISH)
     assert updates[desk.widgets.again]["visible"] is False
 
@@ -353,21 +363,6 @@ def test_disk_use_is_said_with_the_rule():
     used = Usage(results=2_500_000_000, uploads=1_000_000, trash=0, free=9_000_000_000)
     assert all(size in tiles.usage(used, 0, words) for size in ("2.5 GB", "1.0 MB", "9.0 GB", "keep_days = 30"))
     assert "after 30 days" in tiles.usage(used, 30.0, words)
-
-
-def test_a_tab_that_could_not_be_built_offers_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def build(studio: TabStudio) -> None:
-        offer(studio)
-        raise RuntimeError("half built")
-
-    monkeypatch.setattr(shell, "imported", lambda _name: build)
-    manifest = Manifest(id="counter", title="Counter", api=1, tab="counter.tab:build")
-    plugins, forms = Plugins([Plugin(tmp_path, manifest)]), Forms()
-    monkeypatch.setattr(shell, "Forms", lambda: forms)
-    service = JobService([COUNT], Artifacts(tmp_path), Settings(outputs_dir=tmp_path), alone=True)
-    shell.build(service, Artifacts(tmp_path), Settings(outputs_dir=tmp_path), plugins, Texts(None), [], tmp_path)
-    service.close()
-    assert forms.offered == {} and plugins.failures
 
 
 def test_an_idle_page_sleeps():

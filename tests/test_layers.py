@@ -45,7 +45,16 @@ MAY_IMPORT = {
     "webui.cli": ("webui.settings", "webui.jobs", "webui.artifacts", "webui.errors"),
     "webui.remote": ("webui.jobs.types", "webui.jobs.validation", "webui.artifacts", "webui.settings", "webui.errors"),
     "webui.api": ("webui.jobs", "webui.plugin_loader", "webui.settings", "webui.artifacts", "webui.errors"),
-    "webui.ui": ("webui.jobs", "webui.plugin_loader", "webui.settings", "webui.artifacts", "webui.errors"),
+    "webui.ui": (
+        "webui.jobs",
+        "webui.plugin_loader",
+        "webui.settings",
+        "webui.artifacts",
+        "webui.pictures",
+        "webui.weights",
+        "webui.imaging.plans",
+        "webui.errors",
+    ),
     "app": ("webui",),
 }
 """Module or package -> what of ours it may import besides itself. An extension may import webui.plugin_api and itself."""
@@ -58,6 +67,7 @@ TORCHLESS = (
     "webui.imaging.prompt",
     "webui.imaging.infotext",
     "webui.imaging.styles",
+    "webui.imaging.plans",
     "webui.imaging.samplers",
 )
 """What the page and a lite installation use of Stable Diffusion: heavy libraries in functions only, also in what these import."""
@@ -173,7 +183,8 @@ def _start_modules(root: Path, known: dict[str, ast.Module]) -> Iterator[str]:
     yield from (name for name in known if name.startswith("webui.ui"))
     for manifest in (*root.glob("extensions/*/plugin.toml"), *root.glob("webui/*/plugin.toml")):
         entries = tomllib.loads(manifest.read_text(encoding="utf-8"))
-        yield from (str(entries[key]).partition(":")[0] for key in ("jobs", "tab") if key in entries)
+        named = [*entries.get("tabs", {}).values(), *(entries[key] for key in ("jobs",) if key in entries)]
+        yield from (str(reference).partition(":")[0] for reference in named)
 
 
 def _builds_services(module: str, tree: ast.Module) -> Iterator[str]:

@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from tests import tiny
-from webui.errors import OutOfMemory
+from tests.checkpoints import networks, numbers
+from webui.errors import InvalidRequest, OutOfMemory
 from webui.imaging.encode import Conditioner
 from webui.imaging.latents import decode
-from webui.imaging.memory import GIB, Device, Plan, applied, attempt, look, lower, plan, ran_out
+from webui.imaging.load import _no_memory
+from webui.imaging.memory import applied, attempt, look, ran_out
+from webui.imaging.plans import GIB, KINDS, Device, Kind, Plan, doubts, fits, lower, needs, plan
 
 SD1, SDXL = 1_070_000_000, 3_470_000_000
 """Parameters."""
@@ -64,12 +67,61 @@ def test_every_part_of_a_plan_can_be_overruled():
         plan(card(24), SD1, speed="high")
 
 
+CPU = Device("cpu", "CPU", 16 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "told"),
+    [
+        (CPU, {"offload": "model"}, "offload"),
+        (Device("mps", "Apple GPU", 16 * GIB), {"offload": "sequential"}, "offload"),
+        (card(24), {"offload": "sequential", "compile": True}, "compile"),
+        (card(4), {"compile": True}, "compile"),
+    ],
+)
+def test_what_cannot_be_had_together_is_refused(device: Device, wanted: dict[str, Any], told: str):
+    with pytest.raises(InvalidRequest, match=f"setting '{told}'"):
+        plan(device, SD1, **wanted)
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "told"),
+    [
+        (CPU, {"precision": "fp16"}, "slow on a CPU"),
+        (card(6, fp16=False), {"precision": "fp16"}, "black"),
+        (card(6, bf16=False), {"precision": "bf16"}, "slow"),
+        (CPU, {"tf32": True}, "no effect"),
+    ],
+)
+def test_what_will_hardly_be_wanted_is_said(device: Device, wanted: dict[str, Any], told: str):
+    (sentence,) = doubts(device, plan(device, SD1, **wanted))
+    assert told in sentence and "setting" in sentence
+    assert doubts(device, plan(device, SD1)) == ()
+
+
+def test_what_is_chosen_for_a_device_fits_into_it_when_anything_does():
+    for kind in KINDS:
+        for gigabytes in (4, 6, 8, 12, 24):
+            chosen = plan(card(gigabytes), kind.parameters, kind.largest)
+            assert fits(card(gigabytes), chosen, kind.parameters, kind.largest), (kind, gigabytes)
+    assert not fits(Device("cpu", "CPU", 4 * GIB), plan(Device("cpu", "CPU", 4 * GIB), SDXL), SDXL)
+    assert needs(plan(card(24), SDXL), SDXL) > 2 * SDXL
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_known_kinds_are_as_large_as_their_networks(kind: Kind):
+    with _no_memory():
+        made = networks(numbers(kind.architecture, full=True))
+    sizes = {name: sum(tensor.numel() for tensor in network.parameters()) for name, network in made.items()}
+    assert sum(sizes.values()) == pytest.approx(kind.parameters, rel=0.01) and sizes["unet"] == kind.largest
+
+
 def test_weights_are_loaded_where_they_will_be():
     assert Plan("cuda").load_device == "cuda" and Plan("cuda", offload="model").load_device == "cpu"
 
 
 def test_each_level_gives_up_one_thing_more_and_the_last_has_none_below():
-    reached, words = Plan("cuda", vae_slicing=False), []
+    reached, words = Plan("cuda", vae_slicing=False, compile=True), []
     while less := lower(reached):
         assert less[0] != reached
         reached = less[0]

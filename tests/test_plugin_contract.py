@@ -16,7 +16,8 @@ from webui.settings import LANGUAGES
 
 PROJECT = Path(__file__).parent.parent
 PLUGINS = plugin_loader.load(plugin_loader.BUILT_IN, PROJECT / "extensions").loaded
-WITH_TABS = [plugin for plugin in PLUGINS if plugin.manifest.tab]
+WITH_TABS = [plugin for plugin in PLUGINS if plugin.manifest.tabs]
+PANEL_WORDS = ("generate", "cancel", "skip", "hint", "busy", "stopped", "stopped_partial")
 KINDS = [kind for plugin in PLUGINS for kind in plugin.kinds]
 LOCALES = [PROJECT / "webui" / "ui" / "locales", *(plugin.folder / "locales" for plugin in WITH_TABS)]
 
@@ -38,14 +39,22 @@ def test_everything_the_contract_names_exists():
 
 
 def test_a_tab_gets_all_that_the_contract_promises():
+    from webui.ui.panel import Panel
     from webui.ui.studio import TabStudio
 
-    promised = {name for name in vars(plugin_api.Studio) if not name.startswith("_")}
-    fields = set(TabStudio.__dataclass_fields__)
-    assert {"service", "text", "follow", "hand_out"} <= promised
-    for name in promised - fields:
-        wanted = inspect.signature(getattr(plugin_api.Studio, name)).parameters
-        assert list(inspect.signature(getattr(TabStudio, name)).parameters) == list(wanted), name
+    for contract, kept in ((plugin_api.Studio, TabStudio), (plugin_api.Panel, Panel)):
+        promised = {name for name in vars(contract) if not name.startswith("_")} - set(kept.__dataclass_fields__)
+        assert promised & {"text", "follow", "hand_out", "connect", "run"}
+        for name in promised:
+            made, wanted = getattr(kept, name), getattr(contract, name)
+            if not isinstance(wanted, property):
+                assert list(inspect.signature(made).parameters) == list(inspect.signature(wanted).parameters), name
+
+
+def test_everything_that_the_contract_promises_is_in_the_guide():
+    guide = (PROJECT / "docs" / "add-an-extension.md").read_text(encoding="utf-8")
+    for name in vars(plugin_api.Studio):
+        assert name.startswith("_") or re.search(rf"`{name}\b|studio\.{name}\b", guide), name
 
 
 @by_name
@@ -81,13 +90,19 @@ def test_both_languages_say_the_same_things(folder: Path):
 
 @pytest.mark.parametrize("plugin", WITH_TABS, ids=lambda plugin: plugin.manifest.id)
 def test_every_string_that_a_tab_asks_for_is_there_and_none_is_left_over(plugin: plugin_loader.Plugin):
-    source = (plugin.folder / "tab.py").read_text(encoding="utf-8")
+    # All of its modules, because what jobs say of their results has labels, too.
+    source = "".join(file.read_text(encoding="utf-8") for file in plugin.folder.rglob("*.py")).replace("'", '"')
     keys = set(tables(plugin.folder / "locales")["en"])
     asked = set(re.findall(r'studio\.(?:text|say)\("(\w+)"', source))
     assert asked and asked <= keys
-    for key in keys:
-        plain = key.removeprefix("field_").removeprefix("help_")
-        assert f'"{plain}"' in source or f'"{key}"' in source, key
+    panels = {*plugin.manifest.tabs, *re.findall(r'run_panel\(\s*"(\w+)"', source)}
+    by_rule = {f"tab_{tab}" for tab in plugin.manifest.tabs} | {f"{name}_{word}" for name in panels for word in PANEL_WORDS}
+    for key in keys - by_rule:
+        # Of a family there is the end alone, such as a field's name, or the beginning in an f-string.
+        words = key.split("_")
+        ends = [f'"{"_".join(words[start:])}"' for start in range(len(words))]
+        beginnings = [f'f"{"_".join(words[:end])}_{{' for end in range(1, len(words))]
+        assert any(part in source for part in ends + beginnings), key
 
 
 def placeholders(text: str) -> set[str]:

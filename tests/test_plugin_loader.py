@@ -51,8 +51,29 @@ def test_jobs_and_title_are_taken_over(folder: Path, name: str):
     assert [kind.name for kind in plugin.kinds] == ["first"]
 
 
+def tabs(**functions: str) -> str:
+    return "[tabs]\n" + "".join(f'{tab} = "{function}"\n' for tab, function in functions.items())
+
+
+def test_tabs_keep_their_order(folder: Path):
+    first, second = f"a{next(_numbers)}x", f"b{next(_numbers)}x"
+    write_extension(folder, first, tabs(zebra="m:f", ant="m:f"))
+    write_extension(folder, second, tabs(bee="m:f"))
+    assert plugin_loader.load(folder).tabs == ("zebra", "ant", "bee")
+
+
+@pytest.mark.parametrize("taken", ["history", "system", "first"])
+def test_a_second_tab_of_the_same_id_is_refused_with_all_its_siblings(folder: Path, taken: str):
+    one, two = f"a{next(_numbers)}x", f"b{next(_numbers)}x"
+    write_extension(folder, one, tabs(first="m:f"))
+    write_extension(folder, two, tabs(fresh="m:f", **{taken: "m:f"}))
+    plugins = plugin_loader.load(folder)
+    assert plugins.tabs == ("first",) and plugins.kinds == ()
+    assert f"'{taken}'" in plugins.failures[0].reason
+
+
 def test_an_extension_may_have_only_a_tab_and_it_is_not_imported_yet(folder: Path, name: str):
-    write_extension(folder, name, f'tab = "{name}.tab:build"\n', tab="raise RuntimeError('too early')")
+    write_extension(folder, name, tabs(one=f"{name}.tab:build"), tab="raise RuntimeError('too early')")
     assert len(plugin_loader.load(folder).loaded) == 1
     assert f"{name}.tab" not in sys.modules
 
@@ -63,6 +84,9 @@ def test_an_extension_may_have_only_a_tab_and_it_is_not_imported_yet(folder: Pat
         ("colour = 1\n", "colour"),
         ("requires = 'cv2'\n", "requires"),
         ("jobs = 'no colon'\n", "jobs"),
+        ("tab = 'old.tab:build'\n", "tab"),
+        ("[tabs]\none = 'no colon'\n", "tabs"),
+        ("[tabs]\n'No Name' = 'a.b:build'\n", "tabs"),
         ("= broken", "not valid TOML"),
     ],
 )

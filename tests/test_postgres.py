@@ -45,6 +45,7 @@ from tests.test_durable import (
     test_no_job_is_run_twice,
     test_nothing_outlives_a_killed_server_but_its_jobs,
     test_the_retention_rule_removes_old_jobs_for_good,
+    test_what_is_skipped_is_left_out_once_and_the_next_goes_on,
 )
 from webui.jobs.types import Job
 

@@ -76,6 +76,10 @@ def test_a_password_is_in_no_repr_and_in_no_error():
         ("MAX_VOICE_MINUTES", "nan", "a number from"),
         ("LISTEN", "maybe", "true or false"),
         ("LANGUAGE", "xx", "en or zh"),
+        ("PRECISION", "half", "auto, fp32, fp16 or bf16"),
+        ("OFFLOAD", "all", "auto, none, model or sequential"),
+        ("ATTENTION", "flash", "auto, sdpa or sliced"),
+        ("TF32", "maybe", "auto, on or off"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place_and_what_is_expected(variable: str, value: str, expected: str):
@@ -122,3 +126,18 @@ def test_lite_is_what_the_launcher_says_or_what_is_installed():
     assert settings.load({}, {}).lite == (importlib.util.find_spec("torch") is None)
     assert settings.load({}, {"GALATEA_LITE": "1"}).lite
     assert not settings.load({}, {"GALATEA_LITE": "0"}).lite
+
+
+def test_how_models_are_run_is_left_open_or_said_part_by_part():
+    from webui.imaging.plans import Plan
+
+    assert settings.load({}, {}).plan_overrides == {}
+    flags = ["--precision", "bf16", "--offload", "model", "--attention", "sliced", "--tf32", "off", "--compile"]
+    flags += ["--channels-last", "on", "--vae-slicing", "auto", "--vae-tiling", "on"]
+    said = settings.load(given(*flags), {"GALATEA_VAE_SLICING": "off"}).plan_overrides
+    assert said == {
+        "precision": "bf16", "offload": "model", "attention_slicing": True, "tf32": False, "compile": True,
+        "channels_last": True, "vae_tiling": True,
+    }  # fmt: skip
+    Plan(**said)
+    assert settings.load(given("--attention", "sdpa"), {}).plan_overrides == {"attention_slicing": False}

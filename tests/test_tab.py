@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,13 +17,12 @@ from extensions.sadtalker import audio, join, pipeline, tab
 from extensions.sadtalker.engines.choice import choose
 from extensions.sadtalker.jobs import TalkingHeadRequest
 from extensions.sadtalker.tab import FRAMINGS, build
-from tests.fakes import COUNT, CountRequest
+from tests.fakes import COUNT
 from tests.servers import PROJECT
 from webui.artifacts import Artifacts
 from webui.errors import GalateaError, ModelMissing, NoFaceFound
 from webui.faces import Face, choose_face
 from webui.jobs.service import JobService
-from webui.jobs.types import Job, JobState
 from webui.settings import Settings
 from webui.ui.studio import TabStudio
 from webui.ui.texts import Texts
@@ -37,7 +36,7 @@ def studio(tmp_path: Path) -> Iterator[TabStudio]:
     texts.add("sadtalker", PROJECT / "extensions" / "sadtalker" / "locales")
     (tmp_path / "handed").mkdir()
     service = JobService([COUNT], artifacts, settings, alone=True)
-    yield TabStudio(service, artifacts, settings, None, texts, "sadtalker", tmp_path / "handed")
+    yield TabStudio(service, artifacts, settings, None, texts, "sadtalker", tmp_path / "handed", "sadtalker")
     service.close()
 
 
@@ -130,27 +129,6 @@ def test_every_stage_has_a_name(studio: TabStudio):
     assert {name.removeprefix("used_seconds_") for name in tab.STAGES} == {*pipeline.STAGES, "first_preview", "total"}
 
 
-@dataclass
-class Known:
-    """A service that has these jobs."""
-
-    jobs: Callable[[], tuple[Job, ...]]
-
-
-def test_a_new_page_shows_what_is_being_made_and_nothing_that_has_ended(studio: TabStudio):
-    states = [
-        ("old", "talk", JobState.DONE), ("run", "talk", JobState.RUNNING), ("wait", "talk", JobState.QUEUED),
-        ("next", "talk", JobState.QUEUED), ("other", "count", JobState.RUNNING), ("new", "talk", JobState.FAILED),
-    ]  # fmt: skip
-    jobs = [Job(name, kind, CountRequest(), state, created=at) for at, (name, kind, state) in enumerate(states)]
-
-    def shown(*without: str) -> str | None:
-        known = tuple(job for job in jobs if job.id not in without)
-        return tab._in_the_making(replace(studio, service=Known(lambda: known)))
-
-    assert [shown(), shown("run"), shown("run", "next"), shown("run", "wait", "next")] == ["run", "next", "wait", None]
-
-
 def test_a_file_is_handed_out_once_however_often_it_is_seen(studio: TabStudio, tmp_path: Path):
     (tmp_path / "hello.txt").write_text("hello")
     artifact = studio.artifacts.upload(tmp_path / "hello.txt")
@@ -179,15 +157,16 @@ def request_made(studio: TabStudio, portrait_file: Path, voice_file: Path) -> Ta
 
 def test_a_request_fills_the_whole_form(studio: TabStudio, request_made: TalkingHeadRequest):
     form = filled(studio, request_made)
-    assert form["field-preprocess"] == "full" and form["field-seed"] == 7 and form["field-blink"] is False
-    assert form["field-face"] == "", "an empty box, not the word None"
+    options = {name: form[f"field-sadtalker-{name}"] for name in ("preprocess", "seed", "blink")}
+    assert options == {"preprocess": "full", "seed": 7, "blink": False}
+    assert form["field-sadtalker-face"] == "", "an empty box, not the word None"
     assert Path(form["sadtalker-portrait"]).stem == request_made.portrait, "a stand-in that is known again by its name"
     assert Path(form["sadtalker-voice"]).stem == request_made.voice
 
 
 def test_files_that_are_gone_leave_their_places_empty(studio: TabStudio, request_made: TalkingHeadRequest):
     form = filled(studio, request_made, "portrait", "voice")
-    assert form["sadtalker-portrait"] is None and form["sadtalker-voice"] is None and form["field-seed"] == 7
+    assert form["sadtalker-portrait"] is None and form["sadtalker-voice"] is None and form["field-sadtalker-seed"] == 7
 
 
 def test_a_portrait_that_no_picture_is_in_is_left_out_with_its_reason(

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests import media
-from tests.fakes import COUNT
+from tests.fakes import COUNT, STEPS
 from tests.test_validation import REFUSED
 from webui.artifacts import Artifacts, check_readable, full_disk_errors, storage_errors
 from webui.errors import GalateaError
@@ -24,7 +24,7 @@ from webui.jobs import slots
 from webui.jobs.service import JobService
 from webui.jobs.store import Record, Store
 from webui.jobs.types import OUT_OF_MEMORY, STOPPED, UNEXPECTED, JobState
-from webui.jobs.worker import DIED
+from webui.jobs.worker import DIED, WAITING
 from webui.pictures import read_picture
 from webui.settings import Settings
 from webui.ui.texts import STUDIO, Texts
@@ -76,10 +76,13 @@ def ends(store: Store, *, stage: str = "", cancel: bool = False, steps: int = 3)
 
 
 def said_of_requests(folder: Path) -> list[str]:
-    service = JobService([COUNT], Artifacts(folder), Settings(outputs_dir=folder), alone=True)
+    service = JobService([COUNT, STEPS], Artifacts(folder), Settings(outputs_dir=folder), alone=True)
+    service.close()  # so that nothing begins
+    jobs = [service.submit("count", {}).id, service.submit("steps", {"journal": ""}).id]
+    nothing_to_skip = [raised(lambda job_id=job_id: service.skip(job_id)) for job_id in jobs]
     unknown, too_high = raised(lambda: service.submit("sing", {})), raised(lambda: service.prioritise("any", 101))
     service.close()
-    return [*(sentence for _, sentence in REFUSED), unknown, too_high]
+    return [*(sentence for _, sentence in REFUSED), unknown, too_high, *nothing_to_skip]
 
 
 def said_by_jobs(folder: Path) -> list[str]:
@@ -90,7 +93,7 @@ def said_by_jobs(folder: Path) -> list[str]:
         Store(f"sqlite:///{folder}")
     in_the_way = raised(lambda: Store(f"sqlite:///{folder / 'jobs.sqlite' / 'jobs.sqlite'}"))
     ended = [failed.error, listed.error, kept.error, failed.log[0]]
-    return [UNEXPECTED, STOPPED, OUT_OF_MEMORY, *ended, in_the_way, str(broken.value)]
+    return [UNEXPECTED, STOPPED, OUT_OF_MEMORY, WAITING, *ended, in_the_way, str(broken.value)]
 
 
 def said_by_files(folder: Path) -> list[str]:
@@ -149,7 +152,7 @@ def test_what_the_studio_says_is_there_in_chinese(tmp_path: Path, portrait_file:
         told = texts.told(sentence, chinese)
         assert told != sentence and "{" not in told and re.search(r"[\u4e00-\u9fff]", told), sentence
         assert texts.told(sentence, None) == sentence
-    assert "drawing 3 of 4" in texts.told(jobs[3], chinese) and "3 个步骤" in texts.told(jobs[6], chinese)
+    assert "drawing 3 of 4" in texts.told(jobs[4], chinese) and "3 个步骤" in texts.told(jobs[7], chinese)
 
 
 @pytest.mark.parametrize(

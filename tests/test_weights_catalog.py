@@ -309,9 +309,9 @@ def test_a_file_that_went_while_it_was_hashed_is_said(models: Path):
 def test_a_name_that_is_not_there_is_answered_with_near_ones(models: Path):
     with pytest.raises(ModelMissing, match=r"no model 'betta'\. Did you mean beta\.safetensors\?"):
         Catalog(models).find("betta")
-    with pytest.raises(ModelMissing, match=r"Put it into .*Stable-diffusion"):
+    with pytest.raises(ModelMissing, match=r"no model '.*Put it into models/Stable-diffusion\.$"):
         Catalog(models).find("zzzzzzzzz")
-    with pytest.raises(ModelMissing, match=r"Put it into .*VAE"):
+    with pytest.raises(ModelMissing, match=r"no VAE '.*Put it into models/VAE\.$"):
         Catalog(models).find_vae("zzzzzzzzz")
 
 

@@ -3,11 +3,15 @@
 An extension is a folder under extensions/ with a plugin.toml:
 
     id = "sadtalker"                              # the folder's name
-    title = "SadTalker"                           # the tab's name
+    title = "SadTalker"                           # its name
     api = 1                                       # PLUGIN_API that it was written for
     jobs = "extensions.sadtalker.jobs:KINDS"      # a sequence of JobKind; importing it must be cheap
-    tab = "extensions.sadtalker.tab:build"        # optional: build(studio: Studio) -> None, called inside a gr.Tab
     requires = ["dlib", "cv2"]                    # modules that must be importable
+
+    [tabs]                                        # in the page's order, by their ids, of which no two on a page are the same
+    sadtalker = "extensions.sadtalker.tab:build"  # build(studio: Studio) -> None, called inside a gr.Tab
+
+A tab is called by the text "tab_<id>" of the extension's locales, or by the extension's title when that has none.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ from webui.errors import (
 from webui.faces import Face, FaceFinder, choose_face, face_finder
 from webui.jobs.context import JobContext
 from webui.jobs.service import JobService
-from webui.jobs.types import ArtifactId, Job, JobKind, JobResult, JobState
+from webui.jobs.types import ArtifactId, Job, JobKind, JobResult, JobState, Loaded
 from webui.pictures import read_picture
 
 if TYPE_CHECKING:
@@ -42,6 +46,41 @@ if TYPE_CHECKING:
     from webui.settings import Settings
 
 PLUGIN_API = 1
+
+
+Values = dict[Any, Any]
+"""By widget: what it holds, or how it is to change."""
+
+Ask = Callable[[Values, Any], tuple[str, dict[str, Any]]]
+"""What is wanted, from the inputs' values and the visitor: a kind of job and its request's fields. May raise InvalidRequest."""
+
+
+class Panel(Protocol):
+    """Where a tab starts its work and watches it. Built by Studio.run_panel."""
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The widgets that its events write: its own and those that `show` fills."""
+        ...
+
+    def connect(self, inputs: Sequence[Any], request: Ask, *, kinds: Sequence[str], also: Sequence[Any] = ()) -> None:
+        """Let Generate (and Ctrl+Enter) submit what `request` gives, and show the job until it has finished. A page that is
+        loaded anew finds its job again; a new one looks on at a job in the making.
+
+        kinds: of the jobs that a new page looks on at.
+        also:  further events that do what Generate does, such as a text box's `submit`.
+        """
+        ...
+
+    def run(self, values: Values, request: Ask, visitor: Any) -> Iterator[Values]:
+        """The same for a starter of the tab's own, in a generator given to `start_on`. Does not ask while the page is busy."""
+        ...
+
+    def start_on(
+        self, event: Any, inputs: Sequence[Any], run: Callable[[Values, Any], Iterator[Values]], outputs: Sequence[Any] = ()
+    ) -> None:
+        """On `event`, let `run(values, visitor: gr.Request)` flow to the panel's outputs and to these."""
+        ...
 
 
 class Studio(Protocol):
@@ -128,13 +167,58 @@ class Studio(Protocol):
         """A place, built here, to drop a file that was made here: its settings fill the form of the tab for its kind."""
         ...
 
+    def use_settings(self, event: Any, file: Any, *, empties: bool = False) -> None:
+        """On `event`, do the same with the file whose path the widget `file` holds. empties: the widget, afterwards."""
+        ...
+
+    def run_panel(
+        self, name: str, *, outputs: Sequence[Any], show: Callable[[Job, Any], Mapping[Any, Any]], skip: bool = False
+    ) -> Panel:
+        """Generate, Cancel, and with `skip` Skip (go on with the next picture), built here, with the job's card under them.
+
+        Their elem_ids are <name>-generate, -cancel, -skip, -card and -job (the hidden id of the job). Words of the panel's own
+        (generate, cancel, skip, hint, busy, stopped, stopped_partial) are the texts "<name>_<word>", where there are such.
+
+        outputs, show: the widgets beside the card that show a job, and an update for each of them, for every snapshot of the
+                       job, given with the visitor.
+        """
+        ...
+
+    def accept_picture(self, name: str, outputs: Sequence[Any], fill: Callable[[Artifact, Any], Mapping[Any, Any]]) -> None:
+        """Let other tabs send pictures to this one, which is opened then.
+
+        name: key of what the button says. outputs, fill: the widgets, and updates for a picture, given with the visitor.
+        """
+        ...
+
+    def send_row(self, artifact_id: Any) -> Any:
+        """A row of buttons, built here, that send the picture whose id is in the hidden text box to the other tabs that accept
+        one. It shows itself while there is an id. The buttons' elem_ids are send-<this tab>-<name>."""
+        ...
+
+    def picture_input(self, label: Any, **more: Any) -> Any:
+        """A gr.Image whose value is the path of the file as it was given: HEIC, EXIF and all. more: arguments of gr.Image."""
+        ...
+
+    def original(self, path: str) -> Artifact:
+        """The file behind the path that an input holds: of a stand-in its original, else the file itself, taken in now."""
+        ...
+
+    def stand_in(self, artifact: Artifact) -> Path:
+        """The same file for an input to show, by which `original` finds it again."""
+        ...
+
+    def shown_picture(self, artifact: Artifact) -> Path:
+        """The same as a small JPEG that every browser can show: of HEIC, TIFF, a video's first frame. Raises MediaError."""
+        ...
+
     def guard(self, visitor: Any = None) -> AbstractContextManager[None]:
         """Shows a GalateaError as its sentence, and anything else as a plain apology, inside of an event's function."""
         ...
 
 
 Tab = Callable[[Studio], None]
-"""Type of what plugin.toml names as `tab`."""
+"""Type of what plugin.toml names as a tab."""
 
 __all__ = [
     "PLUGIN_API",
@@ -152,10 +236,12 @@ __all__ = [
     "JobResult",
     "JobService",
     "JobState",
+    "Loaded",
     "MediaError",
     "ModelMissing",
     "NoFaceFound",
     "OutOfMemory",
+    "Panel",
     "PendingArtifact",
     "PluginError",
     "StorageError",

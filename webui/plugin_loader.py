@@ -1,5 +1,5 @@
 """Finds extensions, checks them, imports their jobs, and reports what is wrong with any of them. Installs nothing,
-and never stops the start: a broken extension costs its own jobs and tab, nothing else.
+and never stops the start: a broken extension costs its own jobs and tabs, a broken tab itself, nothing else.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -29,7 +29,8 @@ else:
 log = logging.getLogger(__name__)
 
 _OBJECT = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
-_MODULE = r"^[A-Za-z_][\w.]*$"
+_NAME = r"^[a-z][a-z0-9_]{0,31}$"
+_TAKEN_TABS = ("history", "system")
 
 
 class Manifest(BaseModel):
@@ -37,17 +38,17 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    id: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
+    id: str = Field(pattern=_NAME)
     title: str = Field(min_length=1, max_length=40)
     api: int
     jobs: str | None = Field(None, pattern=_OBJECT)
-    tab: str | None = Field(None, pattern=_OBJECT)
+    tabs: dict[Annotated[str, Field(pattern=_NAME)], Annotated[str, Field(pattern=_OBJECT)]] = {}
     requires: list[str] = []
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """An extension whose manifest and jobs are sound. Its tab is imported when the page is built."""
+    """An extension whose manifest and jobs are sound. Its tabs are imported when the page is built."""
 
     folder: Path
     manifest: Manifest
@@ -73,6 +74,11 @@ class Plugins:
     def kinds(self) -> tuple[JobKind, ...]:
         return tuple(kind for plugin in self.loaded for kind in plugin.kinds)
 
+    @property
+    def tabs(self) -> tuple[str, ...]:
+        """Their ids, in the page's order."""
+        return tuple(tab for plugin in self.loaded for tab in plugin.manifest.tabs)
+
     def report(self, name: str, error: Exception) -> None:
         """Note a failure and log it: the sentence for a PluginError, the traceback for anything else."""
         expected = isinstance(error, PluginError)
@@ -91,7 +97,7 @@ def load(*folders: Path) -> Plugins:
     for manifest_file in (file for folder in folders for file in sorted(folder.glob("*/plugin.toml"))):
         name = manifest_file.parent.name
         try:
-            plugins.loaded.append(_load_one(manifest_file, plugins.kinds))
+            plugins.loaded.append(_load_one(manifest_file, plugins))
         except Exception as error:  # an extension is foreign code: whatever it raises is its own failure
             plugins.report(name, error)
         except SystemExit as error:
@@ -132,12 +138,15 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def _load_one(manifest_file: Path, taken: Sequence[JobKind]) -> Plugin:
+def _load_one(manifest_file: Path, others: Plugins) -> Plugin:
     manifest = read_manifest(manifest_file)
+    for tab in manifest.tabs:
+        if tab in (*_TAKEN_TABS, *others.tabs):
+            raise PluginError(f"Another tab is called '{tab}' already.")
     missing = missing_modules(manifest.requires)
     if missing:
         raise PluginError(f"It needs {', '.join(missing)}, not installed here. ./launch.sh installs what is missing.")
-    kinds = _checked_kinds(imported(manifest.jobs), taken) if manifest.jobs else ()
+    kinds = _checked_kinds(imported(manifest.jobs), others.kinds) if manifest.jobs else ()
     return Plugin(manifest_file.parent, manifest, kinds)
 
 

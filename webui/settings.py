@@ -26,6 +26,9 @@ else:
 PROJECT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 7860
 LANGUAGES = ("en", "zh")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+ATTENTION = ("auto", "sdpa", "sliced")
+OFFLOAD = ("auto", "none", "model", "sequential")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ class Settings:
     longest_side:      larger pictures are scaled down to this many pixels.
     max_voice_minutes: longer voices are refused.
     allow_pickles:     read weights in pickles (.ckpt, .pt), too, as numbers only.
+    precision, tf32, attention, channels_last, vae_slicing, vae_tiling, offload, compile: how Stable Diffusion is run, where
+                       that should not be chosen by what the device has ("auto", None): see imaging/plans.py.
+    nsfw_filter:       blur pictures that the safety checker flags, where its weights are in models/safety-checker.
     lite:              installed without torch: only what needs none can run.
     language:          en or zh for everybody; None follows each visitor's browser.
     """
@@ -65,6 +71,15 @@ class Settings:
     longest_side: int = 2048
     max_voice_minutes: float = 30.0
     allow_pickles: bool = False
+    precision: str = "auto"
+    tf32: bool | None = None
+    attention: str = "auto"
+    channels_last: bool | None = None
+    vae_slicing: bool | None = None
+    vae_tiling: bool | None = None
+    offload: str = "auto"
+    compile: bool = False
+    nsfw_filter: bool = True
     lite: bool = False
     language: str | None = None
 
@@ -73,6 +88,21 @@ class Settings:
         """Where the table of jobs is, for SQLAlchemy."""
         path = self.outputs_dir / ".galatea" / "jobs.sqlite"
         return self.database_url or f"sqlite:///{quote(str(path), safe='/: ' + os.sep)}"
+
+    @property
+    def plan_overrides(self) -> dict[str, Any]:
+        """What is said of how Stable Diffusion is run: fields of imaging.plans.Plan. What is left open is not there."""
+        said = {
+            "precision": None if self.precision == "auto" else self.precision,
+            "offload": None if self.offload == "auto" else self.offload,
+            "attention_slicing": {"sdpa": False, "sliced": True}.get(self.attention),
+            "tf32": self.tf32,
+            "channels_last": self.channels_last,
+            "vae_slicing": self.vae_slicing,
+            "vae_tiling": self.vae_tiling,
+            "compile": self.compile or None,
+        }
+        return {name: value for name, value in said.items() if value is not None}
 
     @property
     def guarded(self) -> bool:
@@ -191,6 +221,30 @@ def _read_bool(written: Any, _folder: Path) -> bool:
     raise ValueError(f"expected true or false, got '{written}'")
 
 
+def _read_on_off(written: Any, folder: Path) -> bool:
+    """For what is on by itself: its flag takes a value."""
+    return _read_bool(written, folder)
+
+
+def _read_choice(*known: str) -> Callable[[Any, Path], str]:
+    def read(written: Any, _folder: Path) -> str:
+        if written not in known:
+            raise ValueError(f"expected {', '.join(known[:-1])} or {known[-1]}, got '{written}'")
+        return str(written)
+
+    return read
+
+
+def _read_switch(written: Any, folder: Path) -> bool | None:
+    """on, off, or auto for neither."""
+    if str(written).strip().lower() == "auto":
+        return None
+    try:
+        return _read_bool(written, folder)
+    except ValueError:
+        raise ValueError(f"expected auto, on or off, got '{written}'") from None
+
+
 def _read_folder(written: Any, folder: Path) -> Path:
     if not isinstance(written, str) or not written.strip():
         raise ValueError("expected a folder")
@@ -226,12 +280,6 @@ def _read_database(written: Any, _folder: Path) -> str:
     if not isinstance(written, str) or not re.match(r"(postgresql|sqlite):///?[^\s]+$", written):
         raise ValueError("expected postgresql://user:password@host/database or sqlite:///path")
     return written
-
-
-def _read_language(written: Any, _folder: Path) -> str:
-    if written not in LANGUAGES:
-        raise ValueError(f"expected {' or '.join(LANGUAGES)}, got '{written}'")
-    return str(written)
 
 
 def _read_auth(written: Any, _folder: Path) -> tuple[tuple[str, str], ...]:
@@ -305,6 +353,60 @@ _OPTIONS = (
         "--allow-pickles",
         only_serving=False,
     ),
+    _Option(
+        "precision",
+        _read_choice(*PRECISIONS),
+        "numbers that Stable Diffusion computes with: auto, fp32, fp16 or bf16 (what suits the device)",
+        "--precision",
+        "P",
+        only_serving=False,
+    ),
+    _Option(
+        "offload",
+        _read_choice(*OFFLOAD),
+        "what waits in main memory while it does not work: auto, none, model or sequential (what fits on the card)",
+        "--offload",
+        "WHAT",
+        only_serving=False,
+    ),
+    _Option(
+        "attention",
+        _read_choice(*ATTENTION),
+        "auto, sdpa, or sliced: slower, in less memory (sdpa)",
+        "--attention",
+        "KIND",
+        only_serving=False,
+    ),
+    _Option("tf32", _read_switch, "NVIDIA's faster fp32: auto, on or off", "--tf32", "SWITCH", only_serving=False),
+    _Option(
+        "channels_last",
+        _read_switch,
+        "pictures in memory by pixels, not by colours: auto, on or off",
+        "--channels-last",
+        "SWITCH",
+        only_serving=False,
+    ),
+    _Option(
+        "vae_slicing", _read_switch, "decode pictures one by one: auto, on or off", "--vae-slicing", "SWITCH", only_serving=False
+    ),
+    _Option(
+        "vae_tiling", _read_switch, "decode pictures in parts: auto, on or off", "--vae-tiling", "SWITCH", only_serving=False
+    ),
+    _Option(
+        "compile",
+        _read_bool,
+        "compile the UNet's blocks: the first picture takes minutes, the next ones less than before",
+        "--compile",
+        only_serving=False,
+    ),
+    _Option(
+        "nsfw_filter",
+        _read_on_off,
+        "blur what the safety checker flags, where its weights are in models/safety-checker: on or off (on)",
+        "--nsfw-filter",
+        "SWITCH",
+        only_serving=False,
+    ),
     _Option("listen", _read_bool, "let other computers on the network in", "--listen"),
     _Option("port", _read_number(int, 1, 65535), "port of the page (7860, or the next free one)", "--port", "PORT"),
     _Option("share", _read_bool, "make a public link through gradio.live", "--share"),
@@ -340,7 +442,7 @@ _OPTIONS = (
         "--max-upload-mb",
         "MEGABYTES",
     ),
-    _Option("language", _read_language, "language of the page: en or zh (the browser's)", "--language", "LANGUAGE"),
+    _Option("language", _read_choice(*LANGUAGES), "language of the page: en or zh (the browser's)", "--language", "LANGUAGE"),
     _Option("lite", _read_bool, "installed without torch", None),
 )
 

@@ -6,16 +6,14 @@ Asks the job service for everything; a closed tab stops nothing, and one that is
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import gradio as gr
 
 from extensions.sadtalker.jobs import KIND, TalkingHeadRequest
-from webui.plugin_api import Artifact, InvalidRequest, Job, JobState, MediaError, Studio, read_picture
+from webui.plugin_api import Artifact, InvalidRequest, Job, MediaError, Panel, Studio
 
 PLAIN = ("preprocess", "still", "pose_style", "expression_scale")
 ADVANCED = ("engine", "size", "blink", "fps", "seed", "face")
@@ -30,23 +28,8 @@ STAGES = (
 EXAMPLES = Path(__file__).parent / "examples"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 SOUNDS = (".wav", ".mp3", ".ogg", ".opus", ".flac", ".m4a")
-PREVIEW_SIDE = 1024
 
-REMEMBER = "(id) => { sessionStorage.setItem('galatea-sadtalker-job', id); }"
-RECALL = "() => [sessionStorage.getItem('galatea-sadtalker-job') || '']"
 DICE = "() => String(Math.floor(Math.random() * 4294967296))"
-
-
-class OriginalImage(gr.Image):
-    """An image input that hands on the file as it was given. Gradio's own opens it first: it refuses HEIC, and its
-    message about a broken file is not for users."""
-
-    is_template = True  # Gradio's word for: shown by the parent's front end
-
-    def preprocess(self, payload: Any) -> Any:
-        if payload is None or (payload.url or "").startswith("data:"):
-            return super().preprocess(payload)
-        return payload.path
 
 
 @dataclass(frozen=True)
@@ -61,23 +44,10 @@ class Widgets:
     options: dict[str, Any]
     advanced: gr.Accordion
     dice: gr.Button
-    generate: gr.Button
-    cancel: gr.Button
-    job_id: gr.Textbox
-    card: gr.HTML
-    video: gr.Video
-    download: gr.DownloadButton
-    used: gr.HTML
-    used_box: gr.Accordion
 
     @property
     def inputs(self) -> list[Any]:
         return [self.portrait, self.voice, *self.options.values()]
-
-    @property
-    def outputs(self) -> list[Any]:
-        result = [self.video, self.download, self.used, self.used_box]
-        return [self.job_id, self.card, self.generate, self.cancel, *result]
 
 
 def build(studio: Studio) -> None:
@@ -89,8 +59,8 @@ def build(studio: Studio) -> None:
             options = _options(studio)
             studio.drop_zone()
         with gr.Column(scale=5, min_width=320, elem_id="sadtalker-result"):
-            results = _results(studio)
-    Events(studio, Widgets(**sources, examples=examples, **options, **results)).connect()
+            panel = _results(studio)
+    Events(studio, Widgets(**sources, examples=examples, **options), panel).connect()
 
 
 def example_pairs(folder: Path) -> list[list[str]]:
@@ -104,15 +74,7 @@ def example_pairs(folder: Path) -> list[list[str]]:
 def _sources(studio: Studio) -> dict[str, Any]:
     with gr.Row(equal_height=False):
         with gr.Column(min_width=280):
-            portrait = OriginalImage(
-                label=studio.text("field_portrait"),
-                type="filepath",
-                image_mode=None,
-                sources=["upload", "webcam", "clipboard"],
-                height=300,
-                elem_id="sadtalker-portrait",
-                buttons=[],
-            )
+            portrait = studio.picture_input(studio.text("field_portrait"), elem_id="sadtalker-portrait")
             other_portrait = gr.UploadButton(
                 studio.text("other_portrait"), size="sm", elem_id="sadtalker-other-portrait", file_count="single"
             )
@@ -153,154 +115,89 @@ def _options(studio: Studio) -> dict[str, Any]:
     return {"options": options, "advanced": advanced, "dice": dice}
 
 
-def _results(studio: Studio) -> dict[str, Any]:
-    with gr.Row():
-        generate = gr.Button(
-            studio.text("generate"), variant="primary", size="lg", scale=2, min_width=140, elem_id="sadtalker-generate"
-        )
-        cancel = gr.Button(
-            studio.text("cancel"), variant="stop", size="lg", min_width=90, interactive=False, elem_id="sadtalker-cancel"
-        )
-    card = gr.HTML(elem_id="sadtalker-card")
+def _results(studio: Studio) -> Panel:
+    controls = gr.Column()
     video = gr.Video(
         label=studio.text("result"), interactive=False, visible=False, elem_id="sadtalker-video", buttons=["download"]
     )
     download = gr.DownloadButton(studio.text("download"), visible=False, elem_id="sadtalker-download")
     with gr.Accordion(studio.text("used"), open=True, visible=False, elem_id="sadtalker-used") as used_box:
         used = gr.HTML()
-    return {
-        "generate": generate,
-        "cancel": cancel,
-        "job_id": gr.Textbox(visible="hidden", elem_id="sadtalker-job"),
-        "card": card,
-        "video": video,
-        "download": download,
-        "used": used,
-        "used_box": used_box,
-    }
 
+    def show(job: Job, visitor: gr.Request) -> dict[Any, Any]:
+        # A file that was removed by hand is not among the artifacts.
+        path = str(studio.hand_out(job.result.artifacts[0])) if job.result and job.result.artifacts else None
+        return {
+            video: gr.update(value=path, visible=path is not None),
+            download: gr.update(value=path, visible=path is not None),
+            used: _used(studio, job, visitor),
+            used_box: gr.update(visible=path is not None),
+        }
 
-@dataclass(frozen=True, eq=False)
-class Turn:
-    """A generator's right to flow to a page. looks_on: it shows a job found there, and makes way when the visitor begins one."""
-
-    looks_on: bool
+    with controls:
+        return studio.run_panel("sadtalker", outputs=[video, download, used, used_box], show=show)
 
 
 @dataclass(frozen=True)
 class Events:
-    """What happens when. A generator watches a job: its snapshots flow to the page until it ends or the page closes.
-
-    turns: whose turn it is on which page, by session. Two generators would fight each other for the same widgets.
-    """
+    """What happens when."""
 
     studio: Studio
     widgets: Widgets
-    turns: dict[str | None, Turn] = field(default_factory=dict)
-    taking: Lock = field(default_factory=Lock)
+    panel: Panel
 
     def connect(self) -> None:
-        widgets = self.widgets
-        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        watching: dict[str, Any] = {"outputs": widgets.outputs, "concurrency_limit": None, **quiet}
+        widgets, panel = self.widgets, self.panel
         loading: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 4}
-        generated = widgets.generate.click(self.generate, inputs=set(widgets.inputs), **watching)
-        widgets.cancel.click(self.cancel, inputs=widgets.job_id, queue=False, **quiet)
-        widgets.job_id.change(None, inputs=widgets.job_id, js=REMEMBER, **quiet)
-        resumed = self.studio.page.load(self.resume, inputs=widgets.job_id, js=RECALL, **watching)
-        widgets.dice.click(None, outputs=widgets.options["seed"], js=DICE, **quiet)
+        panel.connect(widgets.inputs, self.request, kinds=[KIND])
+        sources = [widgets.portrait, widgets.voice]
+        panel.start_on(widgets.examples.click, [widgets.examples, *widgets.inputs], self.example, sources)
+        widgets.dice.click(None, outputs=widgets.options["seed"], js=DICE, api_visibility="private", show_progress="hidden")
         widgets.other_portrait.upload(self.show_portrait, widgets.other_portrait, widgets.portrait, **loading)
         widgets.other_voice.upload(self.show_voice, widgets.other_voice, widgets.voice, **loading)
-        sources = [widgets.portrait, widgets.voice]
-        shown: dict[str, Any] = watching | {"outputs": [*sources, *widgets.outputs]}
-        shown_example = widgets.examples.click(self.example, inputs={widgets.examples, *widgets.inputs}, **shown)
-        for watched in (generated, resumed, shown_example):
-            self.studio.rejoin(watched)
-        outputs = [*widgets.inputs, widgets.advanced]
-        self.studio.offer_form(KIND, outputs, self.fill, title="kind")
+        self.studio.offer_form(KIND, [*widgets.inputs, widgets.advanced], self.fill, title="kind")
+        self.studio.accept_picture("send_sadtalker", [widgets.portrait], self.take_picture)
 
-    def generate(self, values: dict[Any, Any], visitor: gr.Request) -> Iterator[dict[Any, Any]]:
-        with self.studio.guard(visitor), self.turn(visitor) as turn:
-            yield from self.run(values, visitor, turn) if turn else self.refuse(visitor)
+    def request(self, values: dict[Any, Any], visitor: gr.Request) -> tuple[str, dict[str, Any]]:
+        return KIND, _request(self.studio, self.widgets, values, visitor)
 
     def example(self, values: dict[Any, Any], visitor: gr.Request) -> Iterator[dict[Any, Any]]:
         """Show an example's portrait and voice, and make the video of them with the options as they are."""
-        with self.studio.guard(visitor), self.turn(visitor) as turn:
-            if not turn:
-                yield from self.refuse(visitor)
-                return
+        shown: dict[Any, Any] = {}
+
+        def request(values: dict[Any, Any], visitor: gr.Request) -> tuple[str, dict[str, Any]]:
             # Stored like an upload: the job goes on after a restart, and its settings can be used again.
             files = [self.studio.artifacts.upload(Path(path)) for path in example_pairs(EXAMPLES)[values[self.widgets.examples]]]
-            portrait, voice = (str(self.studio.hand_out(file)) for file in files)
+            portrait, voice = (str(self.studio.stand_in(file)) for file in files)
             sources = {self.widgets.portrait: portrait, self.widgets.voice: voice}
-            # As updates: a bare file's value would be overwritten in the browser by the differences that the later yields send.
-            yield {widget: gr.update(value=path) for widget, path in sources.items()}
-            yield from self.run(values | sources, visitor, turn)
+            # As updates: a bare file's value would be overwritten in the browser by the differences that later yields send.
+            shown.update({widget: gr.update(value=path) for widget, path in sources.items()})
+            return self.request(values | sources, visitor)
 
-    @contextmanager
-    def turn(self, visitor: gr.Request, *, looks_on: bool = False) -> Iterator[Turn | None]:
-        """The right to flow to the visitor's page, to the end of the block; None while another has it that does not look on."""
-        session, mine = visitor.session_hash, Turn(looks_on)
-        with self.taking:  # two clicks at once cannot both be first
-            holder = self.turns.get(session)
-            free = holder is None or holder.looks_on
-            if free:
-                self.turns[session] = mine
-        try:
-            yield mine if free else None
-        finally:
-            with self.taking:
-                if self.turns.get(session) is mine:
-                    del self.turns[session]
+        for updates in self.panel.run(values, request, visitor):
+            yield shown | updates
+            shown.clear()
 
-    def refuse(self, visitor: gr.Request) -> Iterator[dict[Any, Any]]:
-        self.studio.tell(self.studio.say("busy", visitor))
-        yield {self.widgets.card: gr.skip()}  # Gradio empties every output of a generator that yields nothing
-
-    def run(self, values: dict[Any, Any], visitor: gr.Request, turn: Turn) -> Iterator[dict[Any, Any]]:
-        job = self.studio.service.submit(KIND, _request(self.studio, self.widgets, values, visitor))
-        yield from self.watch(job.id, visitor, turn)
-
-    def resume(self, job_id: str, visitor: gr.Request) -> Iterator[dict[Any, Any]]:
-        """The job that this browser tab knew before it was reloaded; a new one shows what is being made, if anything is."""
-        with self.studio.guard(visitor), self.turn(visitor, looks_on=True) as turn:
-            known = job_id if job_id and _is_known(self.studio, job_id) else _in_the_making(self.studio)
-            if not turn:
-                yield from self.refuse(visitor)
-            elif known:
-                yield from self.watch(known, visitor, turn)
-            else:
-                yield {self.widgets.card: f'<p class="hint">{self.studio.say("hint", visitor)}</p>'}
-
-    def watch(self, job_id: str, visitor: gr.Request, turn: Turn) -> Iterator[dict[Any, Any]]:
-        for job in self.studio.follow(job_id, visitor):
-            if self.turns.get(visitor.session_hash) is not turn:
-                return
-            yield _view(self.studio, self.widgets, job, visitor, turn)
-        if job.state is JobState.CANCELLED:
-            self.studio.tell(self.studio.say("stopped_partial" if job.result else "stopped", visitor))
-
-    def cancel(self, job_id: str, visitor: gr.Request) -> None:
-        with self.studio.guard(visitor):
-            self.studio.service.cancel(job_id)
+    def take_picture(self, picture: Artifact, _visitor: gr.Request) -> dict[Any, Any]:
+        return {self.widgets.portrait: str(self.studio.shown_picture(picture))}
 
     def show_portrait(self, path: str, visitor: gr.Request) -> str:
         with self.studio.guard(visitor):
-            return str(_shown_picture(self.studio, self.studio.artifacts.upload(Path(path))))
+            return str(self.studio.shown_picture(self.studio.artifacts.upload(Path(path))))
 
     def show_voice(self, path: str, visitor: gr.Request) -> str:
         with self.studio.guard(visitor):
-            return str(_stand_in(self.studio, self.studio.artifacts.upload(Path(path))))
+            return str(self.studio.stand_in(self.studio.artifacts.upload(Path(path))))
 
     def fill(self, request: dict[str, Any], visitor: gr.Request) -> dict[Any, Any]:
         """The form with these settings; a portrait or voice that is not among them is left for the visitor to choose."""
         widgets, get = self.widgets, self.studio.artifacts.get
         portrait = voice = None
         if "voice" in request:
-            voice = str(_stand_in(self.studio, get(request["voice"])))
+            voice = str(self.studio.stand_in(get(request["voice"])))
         if "portrait" in request:
             try:
-                portrait = str(_shown_picture(self.studio, get(request["portrait"])))
+                portrait = str(self.studio.shown_picture(get(request["portrait"])))
             except MediaError as error:  # the reason for which a job failed
                 self.studio.tell(self.studio.told(str(error), visitor), warning=True)
         options = {widget: "" if request[name] is None else request[name] for name, widget in widgets.options.items()}
@@ -313,63 +210,8 @@ def _request(studio: Studio, widgets: Widgets, values: dict[Any, Any], visitor: 
         if not values[source]:
             raise InvalidRequest(studio.say(sentence, visitor))
     given = {name: values[widget] for name, widget in widgets.options.items() if values[widget] not in (None, "")}
-    portrait, voice = _original(studio, values[widgets.portrait]), _original(studio, values[widgets.voice])
+    portrait, voice = (studio.original(values[widget]) for widget in (widgets.portrait, widgets.voice))
     return given | {"portrait": portrait.id, "voice": voice.id}
-
-
-def _original(studio: Studio, path: str) -> Artifact:
-    """The file behind what an input shows: a stand-in bears the id of its original as its name."""
-    try:
-        return studio.artifacts.get(Path(path).stem)
-    except InvalidRequest:
-        return studio.artifacts.upload(Path(path))
-
-
-def _shown_picture(studio: Studio, artifact: Artifact) -> Path:
-    """A stand-in that every browser can show, for HEIC, a video's first frame and the like."""
-    from PIL import Image
-
-    picture = read_picture(artifact.path, PREVIEW_SIDE)
-    path = studio.scratch(f"{artifact.id}.jpg")
-    Image.fromarray(picture.rgb).save(path, quality=90)
-    return path
-
-
-def _stand_in(studio: Studio, artifact: Artifact) -> Path:
-    """The same file under its id, by which `_original` knows it again."""
-    return studio.hand_out(replace(artifact, name=f"{artifact.id}{artifact.path.suffix}"))
-
-
-def _is_known(studio: Studio, job_id: str) -> bool:
-    try:
-        studio.service.get(job_id)
-    except InvalidRequest:
-        return False
-    return True
-
-
-def _in_the_making(studio: Studio) -> str | None:
-    """The video that is being made, the newest of several; when none is, the newest that waits."""
-    unfinished = [job for job in studio.service.jobs() if job.kind == KIND and not job.state.finished]
-    newest = max(unfinished, key=lambda job: (job.state is JobState.RUNNING, job.created), default=None)
-    return newest and newest.id
-
-
-def _view(studio: Studio, widgets: Widgets, job: Job, visitor: gr.Request, turn: Turn) -> dict[Any, Any]:
-    """What the page shows of a job."""
-    running = not job.state.finished
-    # A file that was removed by hand is not among the artifacts.
-    video = str(studio.hand_out(job.result.artifacts[0])) if job.result and job.result.artifacts else None
-    return {
-        widgets.job_id: job.id,
-        widgets.card: studio.card(job, visitor),
-        widgets.generate: gr.update(interactive=turn.looks_on or not running),
-        widgets.cancel: gr.update(interactive=running),
-        widgets.video: gr.update(value=video, visible=video is not None),
-        widgets.download: gr.update(value=video, visible=video is not None),
-        widgets.used: _used(studio, job, visitor),
-        widgets.used_box: gr.update(visible=video is not None),
-    }
 
 
 def _used(studio: Studio, job: Job, visitor: gr.Request) -> str:

@@ -24,7 +24,7 @@ from training.pocket.vae import tensors
 
 COUNT, SIZE = 20_000, 128
 BATCH = 32
-STEPS = 12_000
+STEPS = 9_000
 RATE = 6e-4
 WARM_UP = 300
 EMPTY = 0.12
@@ -45,7 +45,7 @@ SKIPPED = 0.15
 MOST_SNR = 5.0
 """Clean pictures count no more than those of this signal-to-noise ratio (Hang et al. 2023, "Min-SNR weighting")."""
 
-EMA = 0.9995
+EMA = 0.999
 
 
 class Parts(nn.Module):
@@ -92,8 +92,9 @@ def _encoded(work: Path) -> dict[str, np.ndarray]:
     drawn = pictures.load(work, COUNT, SIZE)
     sides = []
     for picture in (drawn, drawn[:, :, ::-1]):
-        parts = [vae.encode(tensors(picture[at : at + 32])).latent_dist for at in range(0, len(drawn), 32)]
-        sides.append([torch.cat([getattr(part, name) for part in parts]).numpy().astype(np.float16) for name in ("mean", "std")])
+        with torch.autocast("cpu", torch.bfloat16):
+            parts = [vae.encode(tensors(picture[at : at + 32])).latent_dist for at in range(0, len(drawn), 32)]
+        sides.append([torch.cat([getattr(part, name) for part in parts]).half().numpy() for name in ("mean", "std")])
     return {"mean": np.stack([mean for mean, _ in sides]), "spread": np.stack([spread for _, spread in sides])}
 
 
@@ -136,7 +137,7 @@ def train(work: Path, steps: int) -> None:
     torch.manual_seed(2)
     parts = Parts(len(tokenizer))
     average = moving_average(parts, EMA)
-    optimizer = torch.optim.AdamW(parts.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(parts.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, WARM_UP))
 
     def step(number: int) -> float:

@@ -107,6 +107,7 @@ class Routes:
         add("/api/jobs/{job_id}", self.job, response_model=JobView, **common)
         add("/api/jobs/{job_id}", self.delete, methods=["DELETE"], status_code=204, response_class=Response, **common)
         add("/api/jobs/{job_id}/cancel", self.cancel, methods=["POST"], response_model=JobView, **common)
+        add("/api/jobs/{job_id}/skip", self.skip, methods=["POST"], response_model=JobView, **common)
         body = {"requestBody": docs.PRIORITY_BODY}
         options = {"methods": ["POST"], "response_model": JobView, "openapi_extra": body}
         add("/api/jobs/{job_id}/priority", self.prioritise, **options, **common)
@@ -169,6 +170,14 @@ class Routes:
         """Ask a job to stop; what it has made so far is kept. A finished job stays as it is."""
         await self._job(job_id)
         return Answer(self._views.job(await run_in_threadpool(self._service.cancel, job_id)))
+
+    async def skip(self, job_id: JobId) -> Answer:
+        """Ask a running job to leave out what it makes now and go on with the next. A finished job stays as it is."""
+        await self._job(job_id)
+        try:
+            return Answer(self._views.job(await run_in_threadpool(self._service.skip, job_id)))
+        except InvalidRequest as error:
+            raise ApiError(409, str(error), "Conflict") from error
 
     async def prioritise(self, job_id: JobId, request: Request) -> Answer:
         """Put a queued job before or behind others: higher goes first, among equals the older."""

@@ -11,7 +11,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +21,30 @@ import numpy as np
 from webui.builtin import save, studio
 from webui.builtin.kinds import Img2ImgRequest, InpaintRequest, Txt2ImgRequest
 from webui.builtin.studio import Means
-from webui.imaging import generate, infotext, preview, samplers
+from webui.imaging import generate, infotext, masks, preview, samplers
 from webui.imaging.generate import How, Picture
 from webui.imaging.load import Model
 from webui.imaging.noise import seeds
 from webui.imaging.prompt import strip_networks
 from webui.imaging.resize import upscaler
+from webui.imaging.safety import blurred
 from webui.plugin_api import Artifact, Cancelled, JobContext, JobResult, UnsupportedModel, read_picture
 
 if TYPE_CHECKING:
     from webui.imaging.preview import Previewer
+    from webui.imaging.safety import Checker
 
 Request = Txt2ImgRequest | Img2ImgRequest | InpaintRequest
 Make = Callable[[Model, Any, generate.Watch, int, How], Iterator[Picture]]
 
+Censor = Callable[[Picture], Picture]
+
 KIND = {Txt2ImgRequest: "txt2img", Img2ImgRequest: "img2img", InpaintRequest: "inpaint"}
+
+BLURRED = (
+    "A picture was blurred, because the safety checker takes it for not safe for work. Try another seed or prompt; the setting "
+    "nsfw_filter switches the checker off."
+)
 
 LONGEST_STEM = 48
 """Characters of the prompt in a file's name."""
@@ -53,13 +63,20 @@ def run(ctx: JobContext, request: Request, started: float) -> JobResult:
         batches = Batches(ctx, request, means, make, stack)
         made = ctx.map("batch", batches.make, range(request.batch_count))
     pictures = [picture for batch in made for picture in batch["pictures"]]
+    skipped = sum(batch["skipped"] for batch in made)
+    if not pictures and skipped and not ctx.cancelled:
+        raise Cancelled("Every picture was skipped, so there is nothing to keep.")
     if not pictures:
         raise Cancelled("The job was cancelled before the first picture was there.")
+    if skipped:
+        ctx.warn(f"Skipped pictures, which were not kept: {skipped}.")
     ctx.progress(1.0, "saving")
     artifacts = saved(ctx, request, pictures)
-    seconds: dict[str, float] = {name: round(sum(batch["seconds"][name] for batch in made), 3) for name in ("model", "pictures")}
+    seconds: dict[str, float] = {part: round(sum(batch["seconds"][part] for batch in made), 3) for part in ("model", "pictures")}
+    steps = sum(one["steps"] for one in pictures)
     seconds["total"] = round(max(time.perf_counter() - started, sum(seconds.values())), 3)
-    return JobResult(artifacts, facts(request, means, pictures, made[-1]) | {"seconds": seconds})
+    speed = {"steps_per_second": round(steps / max(seconds["pictures"], 0.001), 3), "seconds": seconds}
+    return JobResult(artifacts, facts(request, means, pictures, made[-1]) | {"skipped": skipped} | speed)
 
 
 def check(request: Request) -> None:
@@ -78,6 +95,8 @@ def prepared(ctx: JobContext, request: Request, longest_side: int) -> Make:
     if isinstance(request, Img2ImgRequest):
         return lambda model, asked, *rest: generate.img2img(model, asked, image, *rest)
     mask = _read(ctx, request.mask, longest_side, with_alpha=True)
+    # What is wrong with it is told before a model is loaded.
+    masks.read(mask, image.shape[1], image.shape[0], invert=request.mask_invert)
     return lambda model, asked, *rest: generate.inpaint(model, asked, image, mask, *rest)
 
 
@@ -95,78 +114,101 @@ class Batches:
         """stack: ends the lease."""
         self._ctx, self._request, self._means, self._make, self._stack = ctx, request, means, make, stack
         self._seconds = 0.0
-        self._watch = _Watch(ctx, request.batch_count)
+        self._watch = PartWatch(ctx, "batch", request.batch_count)
         self._pictures: Iterator[Picture] | None = None
         self._how: dict[str, str] = {}
+        self._seen: Censor
 
     def make(self, number: int) -> dict[str, Any]:
         """Make the batch, and leave its files in the job's folder."""
         begun = time.perf_counter()
-        self._watch.batch = number
+        self._watch.part = number
         if self._pictures is None:
             self._pictures = self._begin(number)
         loaded = time.perf_counter()
         size = self._request.batch_size
         drawn = list(islice(self._pictures, size))
-        pictures = [self._left(number * size + place, picture) for place, picture in enumerate(drawn)]
+        kept = [(number * size + place, one) for place, one in enumerate(drawn) if not one.skipped]
+        pictures = [left(self._ctx, self._request, self._means, place, self._seen(one)) for place, one in kept]
         seconds = {"model": loaded - begun, "pictures": time.perf_counter() - loaded}
-        return {"pictures": pictures, "seconds": seconds, **self._how}
+        return {"pictures": pictures, "skipped": len(drawn) - len(pictures), "seconds": seconds, **self._how}
 
     def _begin(self, first: int) -> Iterator[Picture]:
         self._ctx.progress(first / self._request.batch_count, "loading the model")
-        model, plan = self._stack.enter_context(studio.leased(self._ctx.settings, self._means))
-        self._how = {"device": plan.device, "precision": plan.precision}
-        self._watch.first = first
+        model, how, self._seen = taken(self._ctx, self._means, self._stack)
+        self._how = {"device": how.plan.device, "precision": how.plan.precision}
+        self._watch.span = first, self._request.batch_count
         request, seed = rest(self._request, self._ctx.seed, first)
-        return self._make(model, request, self._watch, seed, How(plan, self._previewer(model)))
-
-    def _previewer(self, model: Model) -> Previewer | None:
-        folder = self._ctx.settings.models_dir / "VAE-approx"
-        try:
-            return preview.tiny(model.architecture, folder, model.device)
-        except UnsupportedModel as error:
-            self._ctx.warn(str(error))
-            return None
-
-    def _left(self, number: int, picture: Picture) -> dict[str, Any]:
-        """Write a picture's files, and say what there is to say of it."""
-        self._ctx.preview(picture.rgb, finished=True)
-        text = infotext.write(self._facts(picture), self._request.prompt, self._request.negative)
-        with self._ctx.file(_name(number)) as path:
-            save.write_picture(path, picture.rgb, text)
-        if picture.strip is not None:
-            with self._ctx.file(_strip_name(number)) as path:
-                save.write_picture(path, picture.strip, text)
-        return {
-            "number": number,
-            "seed": picture.seed.seed,
-            "size": [picture.rgb.shape[1], picture.rgb.shape[0]],
-            "infotext": text,
-            "strip": picture.strip is not None,
-            "complete": picture.complete,
-        }
-
-    def _facts(self, picture: Picture) -> dict[str, object]:
-        means = self._means
-        vae = {"VAE": means.vae, "VAE hash": means.vae_hash[:10]} if means.vae and means.vae_hash else {}
-        return picture.facts | vae | save.own_facts(KIND[type(self._request)], self._request, picture.complete)
+        return self._make(model, request, self._watch, seed, how)
 
 
-class _Watch:
-    """generate.Watch of the batches from `first` on, in terms of the whole job."""
+def taken(ctx: JobContext, means: Means, stack: ExitStack) -> tuple[Model, How, Censor]:
+    """The model, leased until the stack ends, how it is run in this job, and what each picture goes through."""
+    model, plan = stack.enter_context(studio.leased(ctx.settings, means, ctx.warn))
+    for note in studio.doubts(ctx.settings, plan):
+        ctx.warn(note)
+    checker = stack.enter_context(studio.checker(ctx.settings))
+    return model, How(plan, _previewer(ctx, model, means), ctx.take_skip), partial(_censored, ctx, checker)
 
-    def __init__(self, ctx: JobContext, batches: int):
-        self._ctx, self._batches = ctx, batches
-        self.first = self.batch = 0
+
+def _censored(ctx: JobContext, checker: Checker | None, picture: Picture) -> Picture:
+    """The picture; blurred, and its film strip with it, when the safety checker flags it."""
+    if checker is None or not checker.flags(picture.rgb):
+        return picture
+    ctx.warn(BLURRED)
+    strip = None if picture.strip is None else blurred(picture.strip)
+    return replace(picture, rgb=blurred(picture.rgb), strip=strip, facts={**picture.facts, save.SAFETY: "blurred"})
+
+
+def _previewer(ctx: JobContext, model: Model, means: Means) -> Previewer | None:
+    try:
+        tiny = preview.tiny(model.architecture, ctx.settings.models_dir / "VAE-approx", model.device)
+        return tiny or studio.own_preview(ctx.settings, means)
+    except UnsupportedModel as error:
+        ctx.warn(str(error))
+        return None
+
+
+def left(ctx: JobContext, request: Request, means: Means, number: int, picture: Picture) -> dict[str, Any]:
+    """Write a picture's files into the job's folder, and say what there is to say of it."""
+    ctx.preview(picture.rgb, finished=True)
+    vae = {"VAE": means.vae, "VAE hash": means.vae_hash[:10]} if means.vae and means.vae_hash else {}
+    known = picture.facts | vae | save.own_facts(KIND[type(request)], request, picture.complete)
+    text = infotext.write(known, request.prompt, request.negative)
+    with ctx.file(name(number)) as path:
+        save.write_picture(path, picture.rgb, text)
+    if picture.strip is not None:
+        with ctx.file(_strip_name(number)) as path:
+            save.write_picture(path, picture.strip, text)
+    return {
+        "number": number,
+        "seed": picture.seed.seed,
+        "size": [picture.rgb.shape[1], picture.rgb.shape[0]],
+        "infotext": text,
+        "strip": picture.strip is not None,
+        "complete": picture.complete,
+        "blurred": save.SAFETY in picture.facts,
+        "steps": picture.steps,
+    }
+
+
+class PartWatch:
+    """generate.Watch in terms of the whole job, which has several parts, each called `what`. part: the one that is made now, from
+    0. span: which parts the progress that it hears of is about."""
+
+    def __init__(self, ctx: JobContext, what: str, parts: int):
+        self._ctx, self._what, self._parts = ctx, what, parts
+        self.part, self.span = 0, (0, parts)
 
     @property
     def cancelled(self) -> bool:
         return self._ctx.cancelled
 
     def progress(self, fraction: float, stage: str) -> None:
-        which = f", batch {self.batch + 1} of {self._batches}" if self._batches > 1 else ""
-        done = self.first + fraction * (self._batches - self.first)
-        self._ctx.progress(done / self._batches, stage + which)
+        which = f", {self._what} {self.part + 1} of {self._parts}" if self._parts > 1 else ""
+        first, end = self.span
+        done = first + fraction * (end - first)
+        self._ctx.progress(done / self._parts, stage + which)
 
     def preview(self, image: np.ndarray) -> None:
         self._ctx.preview(image)
@@ -187,15 +229,21 @@ def rest(request: Request, seed: int, first: int) -> tuple[Request, int]:
 
 def saved(ctx: JobContext, request: Request, pictures: list[dict[str, Any]]) -> tuple[Artifact, ...]:
     """The files of the result: the pictures, then their film strips."""
-    words = " ".join(strip_networks(request.prompt)[0].split())[:LONGEST_STEM].strip() or KIND[type(request)]
-    made = [_copied(ctx, _name(one["number"]), f"{words} {one['seed']}") for one in pictures]
-    strips = [_copied(ctx, _strip_name(one["number"]), f"{words} {one['seed']} steps") for one in pictures if one["strip"]]
+    words = stem(request.prompt) or KIND[type(request)]
+    made = [copied(ctx, name(one["number"]), f"{words} {one['seed']}") for one in pictures]
+    strips = [copied(ctx, _strip_name(one["number"]), f"{words} {one['seed']} steps") for one in pictures if one["strip"]]
     return (*made, *strips)
 
 
-def _copied(ctx: JobContext, name: str, stem: str) -> Artifact:
+def stem(prompt: str) -> str:
+    """What files are called by: the beginning of the prompt."""
+    return " ".join(strip_networks(prompt)[0].split())[:LONGEST_STEM].strip()
+
+
+def copied(ctx: JobContext, left: str, stem: str) -> Artifact:
+    """A file of the result, from the job's folder."""
     with ctx.output(".png", stem) as output:
-        shutil.copyfile(ctx.folder / name, output.path)
+        shutil.copyfile(ctx.folder / left, output.path)
     assert output.artifact is not None
     return output.artifact
 
@@ -213,13 +261,15 @@ def facts(request: Request, means: Means, pictures: list[dict[str, Any]], batch:
         "size": pictures[0]["size"],
         "seeds": [one["seed"] for one in pictures],
         "infotexts": [one["infotext"] for one in pictures],
+        "blurred": sum(one["blurred"] for one in pictures),
         "complete": all(one["complete"] for one in pictures) and len(pictures) == request.batch_count * request.batch_size,
         "device": batch["device"],
         "precision": batch["precision"],
     }
 
 
-def _name(number: int) -> str:
+def name(number: int) -> str:
+    """Of a picture in the job's folder."""
     return f"{number:05d}.png"
 
 

@@ -1,6 +1,6 @@
 """Pictures as PNG files that carry what they were made with, and the way back: a file's settings as fields of a request.
 
-The facts are A1111's infotext, so its users' programs read them. Five of our own are beside them, without which a request could
+The facts are A1111's infotext, so its users' programs read them. Some of our own are beside them, without which a request could
 not be read back exactly. Needs no torch.
 """
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from webui.builtin import axes
 from webui.imaging import infotext
 from webui.imaging.infotext import Infotext
 from webui.imaging.requests import Img2Img, PictureRequest
@@ -25,13 +26,21 @@ OWN_SIZE = "Own size"
 RESIZE = "Resize mode"
 FILM_STRIP = "Film strip"
 UNFINISHED = "Stopped early"
+SAFETY = "Safety checker"
+"""Says that the picture was blurred by it."""
+LEGEND = "Legend"
+"""False when a plot has none."""
+SCRIPT, PLOT = "Script", "X/Y/Z plot"
+"""How A1111 marks a plot."""
 
 _FIELDS = {
     "Steps": "steps", "Sampler": "sampler", "Schedule type": "schedule", "CFG scale": "cfg", "Seed": "seed", "Size": "size",
     "VAE": "vae", "Variation seed": "variation_seed", "Variation seed strength": "variation", "Clip skip": "clip_skip",
     "Denoising strength": "strength", "Hires upscale": "hires_scale", "Hires resize": "hires_size", "Hires steps": "hires_steps",
     "Hires upscaler": "hires_upscaler", "Mask blur": "mask_blur", "Masked content": "content", "Masked area padding": "padding",
-    RESIZE: "resize", FILM_STRIP: "filmstrip",
+    RESIZE: "resize", FILM_STRIP: "filmstrip", LEGEND: "legend",
+    "X Type": "x_axis", "X Values": "x_values", "Y Type": "y_axis", "Y Values": "y_values",
+    "Z Type": "z_axis", "Z Values": "z_values",
 }  # fmt: skip
 """Fact -> field of a request that has the same value."""
 
@@ -82,6 +91,8 @@ def kind_of(found: Infotext) -> str | None:
         return None
     if KIND in facts:
         return facts[KIND]
+    if facts.get(SCRIPT) == PLOT:
+        return "plot"
     if "Mask blur" in facts:
         return "inpaint"
     return "img2img" if "Denoising strength" in facts and not _hires(facts) else "txt2img"
@@ -94,6 +105,7 @@ def fields(found: Infotext) -> dict[str, Any]:
     known |= {_FIELDS[fact]: value for fact, value in facts.items() if fact in _FIELDS}
     known |= {name: facts.get(fact) == value for name, (fact, value) in _SWITCHES.items()}
     known["hires"] = _hires(facts)
+    known |= {name: axes.ours(known[name]) for name in ("x_axis", "y_axis", "z_axis") if name in known}
     if "Model" in facts or "Model hash" in facts:
         known["model"] = _title(facts.get("Model", ""), facts.get("Model hash", ""))
     if OWN_SIZE in facts:

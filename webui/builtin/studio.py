@@ -6,18 +6,19 @@ chosen is said, and what is not there any more is an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from webui.imaging import memory
-from webui.imaging.load import PRECISIONS, Model, load
-from webui.imaging.memory import GIB, WORKING, Device, Plan
+from webui.imaging import memory, plans, preview, safety
+from webui.imaging.load import Model, Rest, load_part, load_rest
+from webui.imaging.plans import GIB, WORKING, Device, Plan
 from webui.imaging.requests import PictureRequest
-from webui.plugin_api import InvalidRequest, ModelMissing, UnsupportedModel
+from webui.imaging.safety import Checker
+from webui.plugin_api import InvalidRequest, Loaded, ModelMissing, OutOfMemory, UnsupportedModel
 from webui.weights.cache import Cache
 from webui.weights.catalog import Catalog, Entry
 
@@ -61,30 +62,125 @@ def choose(settings: Settings, request: PictureRequest) -> Means:
         vae=vae and vae.name,
         vae_hash=vae and vae.hash,
         vae_reason=reason,
-        precision=memory.plan(device, _parameters(entry)).precision,
+        precision=_plan(device, entry, settings.plan_overrides).precision,
         longest_side=settings.longest_side,
     )
 
 
 @contextmanager
-def leased(settings: Settings, means: Means) -> Iterator[tuple[Model, Plan]]:
+def leased(settings: Settings, means: Means, say: Callable[[str], None]) -> Iterator[tuple[Model, Plan]]:
     """The model and how it is to be run. It stays in memory until the block ends, and after that as long as there is room.
 
+    say: told when there is less memory than was planned with, so that it is run another way.
     Raises ModelMissing when the files are not those that were chosen, and what load.load raises.
     """
     entry, vae = _found(settings, means)
     device, where = find_device(settings.device)
-    plan = memory.plan(device, _parameters(entry), precision=means.precision, device=where)
-    expects = _parameters(entry) * PRECISIONS[plan.precision].itemsize
-
-    def loaded() -> tuple[Model, int]:
-        options: dict[str, Any] = {"device": plan.load_device, "vae": vae, "allow_pickles": settings.allow_pickles}
-        model = load(entry, precision=plan.precision, **options)
-        return model, model.size
-
-    key = (str(entry.path), means.model_hash, means.vae_hash, plan.precision, plan.load_device)
-    with models(where).lease(key, loaded, expects=expects) as model:
+    plan = _plan(device, entry, settings.plan_overrides | {"precision": means.precision, "device": where})
+    with ExitStack() as stack:
+        try:
+            model = _taken(stack, settings, (entry, vae), plan, models(where))
+        except OutOfMemory:
+            if device.one_memory or plan.offload != "none":
+                raise
+            model = None
+        # Outside of the except block, as in memory.attempt.
+        if model is None:
+            plan = replace(plan, offload="model")
+            models(where).unload()
+            say(LESS)
+            model = _taken(stack, settings, (entry, vae), plan, models(where))
         yield model, plan
+
+
+LESS = "The graphics card has less memory free than planned with: each network is on it only while it works, which is slower."
+
+
+def _taken(stack: ExitStack, settings: Settings, chosen: tuple[Entry, Entry | None], plan: Plan, held: Cache) -> Model:
+    """The model, leased until the stack ends."""
+    entry, vae = chosen
+    options: dict[str, Any] = {
+        "precision": plan.precision, "device": plan.load_device, "allow_pickles": settings.allow_pickles,
+    }  # fmt: skip
+
+    def rest() -> tuple[Rest, int]:
+        loaded = load_rest(entry, **options)
+        return loaded, loaded.size
+
+    def decoder() -> tuple[Any, int]:
+        loaded = load_part(vae or entry, "vae", architecture=entry.found.architecture, **options)
+        return loaded, plans.BYTES[plan.precision] * sum(tensor.numel() for tensor in loaded.parameters())
+
+    wanted = [_Key.of(one, part, plan) for one, part in ((entry, "rest"), (vae or entry, "vae"))]
+    expects = _parameters(entry) * plans.BYTES[plan.precision]
+    with ExitStack() as both:
+        model = both.enter_context(held.lease(wanted[0], rest, expects=expects))
+        whole = model.with_vae(both.enter_context(held.lease(wanted[1], decoder)))
+        stack.enter_context(both.pop_all())
+    return whole
+
+
+@contextmanager
+def checker(settings: Settings) -> Iterator[Checker | None]:
+    """The safety checker, where its weights are and it is wanted. Raises UnsupportedModel when they are broken."""
+    folder = settings.models_dir / safety.FOLDER
+    if not settings.nsfw_filter or not folder.is_dir():
+        yield None
+        return
+
+    def read() -> tuple[Checker, int]:
+        found = safety.load(folder)
+        return found, found.bytes
+
+    _, where = find_device(settings.device)
+    with models(where).lease(_Key(safety.FOLDER, str(folder), None, "safety", "fp32", "cpu"), read) as found:
+        yield found
+
+
+class _Key(NamedTuple):
+    """What is held: a checkpoint without its VAE ("rest"), or a VAE, so that another VAE costs no second copy of the rest."""
+
+    name: str
+    path: str
+    hash: str | None
+    part: str
+    precision: str
+    device: str
+
+    @classmethod
+    def of(cls, entry: Entry, part: str, plan: Plan) -> _Key:
+        return cls(entry.name, str(entry.path), entry.hash, part, plan.precision, plan.load_device)
+
+
+def own_preview(settings: Settings, means: Means) -> preview.Linear | None:
+    """The quick look at latents that comes with the model, as long as it is used with its own VAE."""
+    return None if means.vae else preview.shipped(catalog(settings).find(means.model).path)
+
+
+def doubts(settings: Settings, plan: Plan) -> tuple[str, ...]:
+    """What of the settings will hardly be what their owner wanted."""
+    return plans.doubts(find_device(settings.device)[0], plan)
+
+
+def machine(settings: Settings) -> dict[str, Any]:
+    """The device that this process computes on: fields of plans.Device, and `where`, PyTorch's name for it; or {"problem": why
+    there is none}."""
+    try:
+        device, where = find_device(settings.device)
+    except InvalidRequest as error:
+        return {"problem": str(error)}
+    return asdict(device) | {"where": where}
+
+
+def warm_up() -> None:
+    """Import what the first picture needs: most of the time that it takes longer than the second. No model is loaded, because
+    nobody has said yet which, and one can take most of the memory."""
+    from accelerate import init_empty_weights  # noqa: F401
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: F401
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel  # noqa: F401
+    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
+
+    from webui.builtin import draw  # noqa: F401
 
 
 def catalog(settings: Settings) -> Catalog:
@@ -97,11 +193,31 @@ def _catalog(models_dir: Path, allow_pickles: bool) -> Catalog:
     return Catalog(models_dir, allow_pickles=allow_pickles)
 
 
-@lru_cache
+_caches: dict[str, Cache] = {}
+
+
 def models(where: str) -> Cache:
     """The models that this process holds for a device: on a card what it has beside a picture, else half of the memory."""
-    device, _ = find_device(where)
-    return Cache(max(GIB, device.memory - GIB - WORKING) if device.kind == "cuda" else device.memory // 2)
+    if where not in _caches:
+        device, _ = find_device(where)
+        _caches[where] = Cache(device.memory // 2 if device.one_memory else max(GIB, device.memory - GIB - WORKING))
+    return _caches[where]
+
+
+def loaded() -> list[Loaded]:
+    """The models that this process holds, a checkpoint with its own VAE as one: JobKind.loaded."""
+    sizes: dict[tuple[str, str], int] = {}
+    for cache in _caches.values():
+        for key, size in cache.sizes().items():
+            assert isinstance(key, _Key)
+            sizes[key.name, key.device] = sizes.get((key.name, key.device), 0) + size
+    return [Loaded(name, size, device) for (name, device), size in sizes.items()]
+
+
+def unload() -> None:
+    """Let go of them, each when no job uses it any more: JobKind.unload."""
+    for cache in _caches.values():
+        cache.unload()
 
 
 def find_device(wanted: str) -> tuple[Device, str]:
@@ -168,6 +284,11 @@ def _sound(entry: Entry) -> Entry:
     if entry.problem:
         raise UnsupportedModel(entry.problem)
     return entry
+
+
+def _plan(device: Device, entry: Entry, overrides: dict[str, Any]) -> Plan:
+    parameters = _parameters(entry)
+    return plans.plan(device, parameters, plans.largest_part(entry.found.architecture, parameters), **overrides)
 
 
 def _parameters(entry: Entry) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,8 +28,8 @@ from webui.imaging import prompt as grammar
 from webui.imaging.denoise import Ending, Keep, Result, Step, begin, denoise, steps_of
 from webui.imaging.encode import Conditioner, Conditionings
 from webui.imaging.load import Model
-from webui.imaging.memory import Plan
 from webui.imaging.noise import Noise, Seed, seeds
+from webui.imaging.plans import Plan
 from webui.imaging.preview import Frame, Previewer
 from webui.imaging.requests import MAX_STEPS, MIN_SIDE, SIDE_STEP, Img2Img, Inpaint, PictureRequest, Txt2Img, read_size
 from webui.imaging.resize import LATENT_UPSCALERS, PIXEL_UPSCALERS, resize, resize_latents, upscaler
@@ -58,6 +58,8 @@ class Picture:
     facts:    what infotext.write takes, of the request and this picture. Those of a separate VAE file are the caller's to add.
     strip:    the film strip, when one was asked for and a step of it was taken.
     complete: whether all steps were taken; not so when it was stopped or skipped.
+    skipped:  there is none: rgb is (0, 0, 3).
+    steps:    that were taken for it, hires fix's among them.
     """
 
     rgb: np.ndarray
@@ -65,11 +67,13 @@ class Picture:
     facts: dict[str, object]
     strip: np.ndarray | None = None
     complete: bool = True
+    skipped: bool = False
+    steps: int = 0
 
 
 @dataclass(frozen=True)
 class How:
-    """What does not change the picture. previewer: None for the linear one. skip: true once, for each batch to end early."""
+    """What does not change the picture. previewer: None for the linear one. skip: true once for each batch to be left out."""
 
     plan: Plan = field(default_factory=Plan)
     previewer: Previewer | None = None
@@ -128,7 +132,7 @@ def inpaint(
     The picture has the size that the request names, else its own. With `only_masked` it keeps its own, and the size is what the
     masked part is worked on at. What the blurred mask does not touch stays as it was, bit for bit. The rest is as in `txt2img`.
     """
-    canvas, soft, (width, height) = _prepared(model, request, image, mask, watch)
+    canvas, soft, (width, height) = _prepared(model, request, image, mask)
     steps = _steps(request, watch)
     job = _Job(model, request, watch, seed, how, steps)
     left, top, right, bottom = canvas.box
@@ -184,12 +188,10 @@ def _steps(request: Img2Img, watch: Watch) -> int:
 
 
 def _prepared(
-    model: Model, request: Inpaint, image: np.ndarray, mask: np.ndarray, watch: Watch
+    model: Model, request: Inpaint, image: np.ndarray, mask: np.ndarray
 ) -> tuple[masks.Canvas, np.ndarray, tuple[int, int]]:
     """What is painted on, its blurred mask, and the size that is worked at."""
     height, width = image.shape[:2]
-    if mask.shape[:2] != (height, width):
-        watch.warn(f"The mask is {mask.shape[1]}x{mask.shape[0]} and the picture {width}x{height}: the mask was scaled.")
     marked = masks.read(mask, width, height, invert=request.mask_invert)
     size = read_size(request.size) if request.size else None
     if size and not request.only_masked:
@@ -276,8 +278,10 @@ class _Job:
 
             made, self._plan = memory.attempt(self._plan, work, self.watch.warn)
             for part, drawn in made:
+                if drawn.skipped:
+                    yield from (Picture(np.empty((0, 0, 3), np.uint8), one, {}, None, False, True) for one in part)
                 for one, (rgb, strip, complete) in zip(part, drawn.each(), strict=False):  # none, when it ended before a step
-                    yield Picture(rgb, one, {**self._facts(one), **facts}, strip, complete)
+                    yield Picture(rgb, one, {**self._facts(one), **facts}, strip, complete, steps=drawn.steps)
 
     def _facts(self, one: Seed) -> dict[str, object]:
         request, model = self.request, self.model
@@ -308,11 +312,13 @@ class _Frames:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A batch's pictures, (n, H, W, 3) uint8 RGB, none when it ended before its first step."""
+    """A batch's pictures, (n, H, W, 3) uint8 RGB, none when it was skipped or ended before its first step."""
 
     rgb: np.ndarray
     frames: tuple[_Frames, ...] = ()
     complete: bool = True
+    skipped: bool = False
+    steps: int = 0
 
     def each(self) -> Iterator[tuple[np.ndarray, np.ndarray | None, bool]]:
         for number, rgb in enumerate(self.rgb):
@@ -322,21 +328,26 @@ class _Drawn:
     def on(self, canvas: masks.Canvas) -> _Drawn:
         """The pictures as parts of the canvas."""
         pasted = [canvas.with_part(rgb) for rgb in self.rgb]
-        return _Drawn(np.stack(pasted) if pasted else self.rgb, self.frames, self.complete)
+        return replace(self, rgb=np.stack(pasted)) if pasted else self
 
 
 @dataclass(frozen=True)
 class _Done:
-    """What a pass has made, not yet decoded."""
+    """What a pass has made, not yet decoded. before: steps of the pass before it."""
 
     result: Result
     frames: tuple[_Frames, ...] = ()
+    before: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.before + self.result.steps
 
     def decoded(self, model: Model, plan: Plan) -> _Drawn:
-        if not self.result.steps:
-            return _Drawn(np.empty((0, 0, 0, 3), np.uint8))
+        if not self.result.steps or self.result.ended == "skip":
+            return _Drawn(np.empty((0, 0, 0, 3), np.uint8), complete=False, skipped=self.result.ended == "skip")
         rgb = vae_latents.decode(model.vae, self.result.latents, together=not plan.vae_slicing)
-        return _Drawn(rgb, self.frames, self.result.ended == "no")
+        return _Drawn(rgb, self.frames, self.result.ended == "no", steps=self.steps)
 
 
 class _Pass:
@@ -469,7 +480,9 @@ class _Second:
             return _Done(Result(known, first.result.steps), first.frames)
         start = larger.noised(known, larger.fresh())
         result = larger.run(start, job.guides(self.steps, job.request.steps), larger.unmasked()).result
-        return _Done(result if result.steps else Result(known, first.result.steps, result.ended), first.frames)
+        if not result.steps:
+            return _Done(Result(known, first.result.steps, result.ended), first.frames)
+        return _Done(result, first.frames, first.result.steps)
 
     def _enlarged(self, small: Tensor, larger: _Pass, model: Model, plan: Plan) -> Tensor:
         if self.upscaler in LATENT_UPSCALERS:

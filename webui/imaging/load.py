@@ -83,8 +83,7 @@ class Model:
     @property
     def size(self) -> int:
         """Bytes of all weights in the chosen precision, whether they are there already or still in the file."""
-        networks = (*self.text_encoders, self.unet, self.vae)
-        return self.dtype.itemsize * sum(tensor.numel() for network in networks for tensor in network.parameters())
+        return self.dtype.itemsize * _numbers(*self.text_encoders, self.unet, self.vae)
 
 
 def load(
@@ -106,12 +105,54 @@ def load(
     """
     if problem := entry.problem or (vae.problem if vae else ""):
         raise UnsupportedModel(problem)
+    options: dict[str, Any] = {"precision": precision, "device": device, "allow_pickles": allow_pickles, "configs": configs}
+    rest = load_rest(entry, prediction=prediction, **options)
+    return rest.with_vae(load_part(vae or entry, "vae", architecture=rest.architecture, **options))
+
+
+@dataclass(frozen=True, eq=False)
+class Rest:
+    """A checkpoint in memory without a VAE, so that several VAEs can be used with the one copy of it. Fields as in Model."""
+
+    name: str
+    architecture: str
+    inpaint: bool
+    prediction: str
+    tokenizers: tuple[Any, ...]
+    text_encoders: tuple[Any, ...]
+    unet: Any
+    scheduler_config: dict[str, Any]
+    dtype: torch.dtype
+    device: torch.device
+    hash: str | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its weights."""
+        return self.dtype.itemsize * _numbers(*self.text_encoders, self.unet)
+
+    def with_vae(self, vae: Any) -> Model:
+        """The whole model; the networks are shared. Raises UnsupportedModel when the VAE does not fit."""
+        return Model(vae=vae, **vars(self))
+
+
+def load_rest(
+    entry: Entry,
+    *,
+    precision: str = "fp32",
+    device: str | torch.device = "cpu",
+    prediction: str | None = None,
+    allow_pickles: bool = False,
+    configs: Path = CONFIGS,
+) -> Rest:
+    """All of the checkpoint but its VAE. Arguments and errors as of `load`."""
+    if entry.problem:
+        raise UnsupportedModel(entry.problem)
     _hand_back_what_is_freed()
     checkpoint = _Checkpoint(entry, precision, torch.device(device), allow_pickles, configs)
-    chosen = dataclasses.replace(checkpoint, entry=vae) if vae else checkpoint
     unet = checkpoint.unet()
     predicts = prediction or entry.found.prediction or _probe(unet)
-    return Model(
+    return Rest(
         name=entry.name,
         architecture=checkpoint.architecture,
         inpaint=entry.found.inpaint,
@@ -119,12 +160,16 @@ def load(
         tokenizers=checkpoint.tokenizers(),
         text_encoders=checkpoint.text_encoders(),
         unet=unet,
-        vae=chosen.vae(checkpoint.architecture),
         scheduler_config=checkpoint.scheduler_config() | {"prediction_type": predicts},
         dtype=PRECISIONS[precision],
         device=torch.device(device),
         hash=entry.hash,
     )
+
+
+def _numbers(*networks: nn.Module) -> int:
+    """How many numbers the weights of the networks are."""
+    return sum(tensor.numel() for network in networks for tensor in network.parameters())
 
 
 def load_part(

@@ -21,21 +21,21 @@ Box = tuple[int, int, int, int]
 
 
 def read(mask: np.ndarray, width: int, height: int, *, invert: bool = False) -> np.ndarray:
-    """A picture as a mask of 0 and 255, for a picture of `width` x `height`; a mask of another size is scaled to it.
+    """A picture as a mask of 0 and 255, for a picture of `width` x `height`.
 
     (H, W) or (H, W, 3): what is light is made anew. (H, W, 4): what is opaque, unless all of it is. Raises InvalidRequest for a
-    mask that marks nothing.
+    mask of another size, and for one that marks nothing.
     """
-    grey = _grey(mask)
-    binary = np.where(grey > 128, 255, 0).astype(np.uint8)
-    fitted = resize(binary, width, height, filter="NEAREST")
-    if not fitted.any() and binary.any():  # strokes thinner than a pixel of the picture
-        fitted = np.where(resize(binary, width, height, filter="BOX") > 0, 255, 0).astype(np.uint8)
-    fitted = 255 - fitted if invert else fitted
-    if not fitted.any():
+    if mask.shape[:2] != (height, width):
+        raise InvalidRequest(
+            f"The mask is {mask.shape[1]}x{mask.shape[0]}, and the picture {width}x{height}. Use a mask of the picture's size."
+        )
+    marked = np.where(_grey(mask) > 128, 255, 0).astype(np.uint8)
+    marked = 255 - marked if invert else marked
+    if not marked.any():
         what = "marks everything, and inverted nothing is left" if invert else "is empty"
         raise InvalidRequest(f"The mask {what}. Paint over the part of the picture that is to be made anew.")
-    return fitted
+    return marked
 
 
 def _grey(mask: np.ndarray) -> np.ndarray:

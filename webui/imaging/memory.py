@@ -1,40 +1,27 @@
-"""How a model is run on what the machine has: precision, memory formats, tiles, slices, offloading.
+"""Looks at what the machine has, and puts into effect how a model is run there (plans.Plan).
 
-It is chosen by facts, and each part of it can be overruled. When memory runs out, `attempt` tries again one level lower, and says
-what it gave up. Nothing here changes what a picture shows but `vae_tiling`, and that can hardly be seen.
+When memory runs out, `attempt` tries again one level lower, and says what it gave up. What is chosen, and why, is plans.py's.
 """
 
 from __future__ import annotations
 
 import gc
+import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from webui.errors import OutOfMemory
+from webui.errors import InvalidRequest, OutOfMemory
+from webui.imaging.plans import Device, Plan, lower
 
 if TYPE_CHECKING:
     from webui.imaging.load import Model
 
-GIB = 2**30
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Device:
-    """What there is to compute with. kind: "cuda" (AMD's cards, too), "mps" or "cpu".
-
-    memory: bytes of the card, or of the machine where both are one. fp16, bf16: whether it computes in these well.
-    """
-
-    kind: str
-    name: str
-    memory: int
-    fp16: bool = False
-    bf16: bool = False
 
 
 def look() -> Device:
@@ -43,92 +30,13 @@ def look() -> Device:
         card = torch.cuda.get_device_properties(0)
         # NVIDIA's GTX 16 cards give numbers that are none in fp16 (A1111's modules/devices.py).
         fp16 = "GTX 16" not in card.name
-        return Device("cuda", card.name, card.total_memory, fp16, torch.cuda.is_bf16_supported())
+        return Device("cuda", card.name, card.total_memory, fp16, torch.cuda.is_bf16_supported(including_emulation=False))
     import psutil
 
     memory = psutil.virtual_memory().total
     if torch.backends.mps.is_available():
         return Device("mps", "Apple GPU", memory, fp16=True)
     return Device("cpu", "CPU", memory)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a model is run. device, precision: for load. The rest is put into effect by `applied`.
-
-    singly:            the pictures of a batch are made one after another.
-    vae_slicing:       the VAE has one picture at a time; vae_tiling: parts of one.
-    split_guidance:    the UNet looks at the prompt and the negative prompt one after another.
-    attention_slicing: attention is computed in parts, without PyTorch's fast kernels.
-    offload:           "model": each network is on the device only while it works; "sequential": each of the UNet's layers.
-    compile:           the UNet's blocks are compiled; the first steps take minutes, and those after a change of size do again.
-    """
-
-    device: str = "cpu"
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    channels_last: bool = False
-    tf32: bool = False
-    singly: bool = False
-    vae_slicing: bool = True
-    vae_tiling: bool = False
-    split_guidance: bool = False
-    attention_slicing: bool = False
-    offload: Literal["none", "model", "sequential"] = "none"
-    compile: bool = False
-
-    @property
-    def load_device(self) -> str:
-        """Where the weights are to be loaded to."""
-        return self.device if self.offload == "none" else "cpu"
-
-
-WORKING = 2 * GIB
-"""Memory that a picture of usual size takes beside the weights."""
-
-
-def plan(device: Device, parameters: int, largest: int | None = None, /, **overrides: Any) -> Plan:
-    """The plan for a model of so many parameters, `largest` of them in its largest part (four fifths, when it is not known).
-
-    overrides: fields of Plan, by name, that the user chose. Raises TypeError for a name that is none.
-    """
-    precision = overrides.get("precision") or _precision(device, parameters)
-    size = parameters * (4 if precision == "fp32" else 2)
-    chosen = Plan(device.kind, precision)
-    if device.kind == "cuda":
-        part = size * (largest or parameters * 0.8) / parameters
-        fits = device.memory - GIB - WORKING
-        offload = "none" if size <= fits else "model" if part <= fits else "sequential"
-        chosen = replace(chosen, offload=offload, channels_last=True, tf32=True, vae_slicing=device.memory < 12 * GIB)
-        chosen = replace(chosen, vae_tiling=device.memory < 6 * GIB, split_guidance=device.memory < 4 * GIB)
-    return replace(chosen, **overrides)
-
-
-def _precision(device: Device, parameters: int) -> Literal["fp32", "fp16", "bf16"]:
-    if device.kind == "cpu":
-        return "bf16" if parameters * 4 > 0.7 * device.memory else "fp32"
-    return "fp16" if device.fp16 else "bf16" if device.bf16 else "fp32"
-
-
-_LEVELS: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"singly": True}, "one picture at a time"),
-    ({"vae_slicing": True, "vae_tiling": True}, "the picture decoded in tiles"),
-    ({"split_guidance": True}, "prompt and negative prompt one after another"),
-    ({"attention_slicing": True}, "attention in slices"),
-    ({"offload": "model"}, "only the network that works on the device"),
-    ({"offload": "sequential"}, "only the layer that works on the device"),
-)
-"""What is given up, in this order: each costs more time than the one before."""
-
-
-def lower(used: Plan) -> tuple[Plan, str] | None:
-    """The plan that takes less memory than this one, and in words what it does; None when there is none."""
-    levels = _LEVELS if used.device not in ("cpu", "mps") else _LEVELS[:4]
-    reached = {"none": 0, "model": 1, "sequential": 2}
-    for changes, words in levels:
-        less = replace(used, **changes)
-        if less != used and reached[less.offload] >= reached[used.offload]:
-            return less, words
-    return None
 
 
 def attempt(used: Plan, work: Callable[[Plan], T], say: Callable[[str], None]) -> tuple[T, Plan]:
@@ -182,11 +90,26 @@ def applied(used: Plan, model: Model) -> Iterator[None]:
 
 
 def _shape(used: Plan, unet: Any) -> None:
-    compiled = any(module._compiled_call_impl is not None for module in unet.modules())
+    compiled = [module for module in unet.modules() if module._compiled_call_impl is not None]
     if used.compile and not compiled:
+        _check_compiler(used.device)
         unet.compile_repeated_blocks()
+    if not used.compile:
+        for module in compiled:
+            module._compiled_call_impl = None
     if used.channels_last:
         unet.to(memory_format=torch.channels_last)
+
+
+def _check_compiler(device: str) -> None:
+    """Raise InvalidRequest when PyTorch will find nothing to compile with: its own error would fill pages."""
+    from torch.utils._triton import has_triton
+
+    compiler = os.environ.get("CXX") or ("cl" if sys.platform == "win32" else "c++")
+    found = shutil.which(compiler) if device == "cpu" else has_triton()
+    if not found:
+        missing = f"a C++ compiler ({compiler})" if device == "cpu" else "the package triton"
+        raise InvalidRequest(f"Compiling needs {missing}, which is not there. Install it, or leave the setting 'compile' out.")
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """What latents look like, quickly, and the film strip of how a picture came out of noise.
 
 Quick is a linear map to colours, or TAESD when its weights are in models/VAE-approx. The linear map is fitted to the model's
-own VAE by least squares when it is first needed, so it needs no weights and suits any VAE. Finished pictures: latents.decode.
+own VAE by least squares when it is first needed, so it needs no weights and suits any VAE; a model may bring its own
+(preview.json), which spares the fit. Finished pictures: latents.decode.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,6 +58,28 @@ class Tiny:
         weight = next(self.network.parameters())
         rgb = self.network(latents.to(weight)).div(2).add(0.5).clamp(0, 1).permute(0, 2, 3, 1)
         return sheet((rgb.float().cpu().numpy() * 255).round().astype(np.uint8))
+
+
+SHIPPED = "preview.json"
+"""The file in a diffusers folder with the linear map of its own VAE, so that the first preview need not wait for the fit."""
+
+
+def shipped(folder: Path) -> Linear | None:
+    """The linear map that comes with a model, None when there is none. Raises UnsupportedModel for a broken file."""
+    path = folder / SHIPPED
+    if not path.is_file():
+        return None
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        return Linear(torch.tensor(said["colours"], dtype=torch.float32).reshape(5, 3), int(said["scale"]))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UnsupportedModel(f"{SHIPPED} of {folder.name} cannot be read. Copy the model again.") from error
+
+
+def ship(found: Linear, folder: Path) -> None:
+    """Write it for `shipped`."""
+    colours = [[round(number, 5) for number in row] for row in found.colours.tolist()]
+    (folder / SHIPPED).write_text(json.dumps({"colours": colours, "scale": found.scale}), encoding="utf-8")
 
 
 _FITTED: WeakKeyDictionary[Any, Linear] = WeakKeyDictionary()

@@ -41,7 +41,7 @@ def _checked_size(written: str) -> str:
 Size = Annotated[str, AfterValidator(_checked_size)]
 
 
-class PictureRequest(BaseModel):
+class OnePicture(BaseModel):
     """What every way of making a picture takes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,15 +58,20 @@ class PictureRequest(BaseModel):
     seed: int | None = Field(None, ge=-1, le=2**32 - 1, description="The same seed gives the same picture; drawn when empty.")
     variation_seed: int | None = Field(None, ge=-1, le=2**32 - 1, description="Seed of the noise that is mixed in.")
     variation: float = Field(0.0, ge=0.0, le=1.0, description="How much of the variation seed's noise: 0 none, 1 all.")
-    batch_count: int = Field(1, ge=1, le=100, description="How many batches, one after another.")
-    batch_size: int = Field(1, ge=1, le=16, description="How many pictures at the same time.")
     clip_skip: int = Field(1, ge=1, le=12, description="Layer of the text encoder to use, counted from the last.")
     tiling: bool = Field(False, description="Make a picture whose edges fit together.")
+
+
+class PictureRequest(OnePicture):
+    """What is taken besides where all pictures are made alike, but for their seeds."""
+
+    batch_count: int = Field(1, ge=1, le=100, description="How many batches, one after another.")
+    batch_size: int = Field(1, ge=1, le=16, description="How many pictures at the same time.")
     filmstrip: str = Field("", max_length=400, description="Steps to save beside the picture, such as 1,2,4,5,10,30,50.")
 
 
-class Txt2Img(PictureRequest):
-    """A picture from words alone."""
+class Hires(BaseModel):
+    """A picture from words that is made small first."""
 
     hires: bool = Field(False, description="Draw small, then enlarge and refine.")
     hires_scale: float = Field(2.0, ge=1.0, le=4.0, description="How much larger.")
@@ -74,6 +79,10 @@ class Txt2Img(PictureRequest):
     hires_steps: int = Field(0, ge=0, le=MAX_STEPS, description="Steps of the second pass; 0 for the same as the first.")
     hires_upscaler: str = Field("Latent", max_length=60, description="How to enlarge.")
     strength: float = Field(0.75, ge=0.0, le=1.0, description="How much the second pass of hires may change.")
+
+
+class Txt2Img(Hires, PictureRequest):
+    """A picture from words alone."""
 
 
 class Img2Img(PictureRequest):

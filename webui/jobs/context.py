@@ -40,6 +40,11 @@ class JobContext(Protocol):
         """True once the owner asked to stop. Look at it at least twice a second."""
         ...
 
+    def take_skip(self) -> bool:
+        """True once after each time that the owner asked to leave out what is being made now and go on with the next part.
+        Asked for by kinds that are `skippable`, as often as `cancelled`."""
+        ...
+
     def progress(self, fraction: float, stage: str) -> None:
         """Tell watchers how far (0..1) and what is going on."""
         ...

@@ -1,6 +1,6 @@
 """Who runs the jobs: worker processes, one per device, that are replaced when they die; or a worker in this process.
 
-Both are told by the same four words (look, cancel, warm_up, close) and tell of their jobs by the same three (worker.Tell).
+Both are told by the same words (those of `Pool`), and tell of their jobs and of their memory as worker.Tell says.
 A worker process ends by itself when its server is gone, and its job is put back.
 """
 
@@ -23,7 +23,7 @@ from webui.artifacts import Artifacts
 from webui.jobs.worker import Tell, Worker
 
 if TYPE_CHECKING:
-    from webui.jobs.types import JobKind
+    from webui.jobs.types import JobKind, Loaded
     from webui.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,8 +48,24 @@ class Pool(Protocol):
         """The job's owner wants it stopped, says the table."""
         ...
 
+    def skip(self, job_id: str) -> None:
+        """The job's owner wants what is being made left out, says the table."""
+        ...
+
     def warm_up(self) -> None:
         """Load what the first jobs will need."""
+        ...
+
+    def unload(self) -> None:
+        """Let go of what is held in memory for later jobs, once no job runs."""
+        ...
+
+    def loaded(self) -> tuple[Loaded, ...]:
+        """What is held in memory for later jobs."""
+        ...
+
+    def machines(self) -> tuple[dict[str, Any], ...]:
+        """What each worker computes with, {} for one that does not know yet."""
         ...
 
     def close(self, timeout: float) -> None:
@@ -61,10 +77,24 @@ class OwnWorker:
     """A worker on a thread of this process, which runs only what is reserved for it. Closing it cancels its job."""
 
     def __init__(self, kinds: Sequence[JobKind], artifacts: Artifacts, settings: Settings, tell: Tell):
-        self._worker = Worker(kinds, artifacts, settings, tell, only_own=True)
-        self._worker.start()
-        self.name = self._worker.name
-        self.look, self.cancel, self.warm_up = self._worker.look, self._worker.cancel, self._worker.warm_up
+        self._tell, self._loaded, self._machine = tell, (), {}
+        worker = self._worker = Worker(kinds, artifacts, settings, self._told, only_own=True)
+        worker.start()
+        self.name = worker.name
+        self.look, self.cancel, self.skip = worker.look, worker.cancel, worker.skip
+        self.warm_up, self.unload = worker.warm_up, worker.unload
+
+    def loaded(self) -> tuple[Loaded, ...]:
+        return self._loaded
+
+    def machines(self) -> tuple[dict[str, Any], ...]:
+        return (self._machine,)
+
+    def _told(self, what: str, job_id: str, changes: dict[str, Any]) -> None:
+        if what == "loaded":
+            self._loaded, self._machine = changes["loaded"], changes["machine"]
+        else:
+            self._tell(what, job_id, changes)
 
     def close(self, timeout: float) -> None:
         self._worker.close(timeout)
@@ -86,9 +116,23 @@ class WorkerProcesses:
         for keeper in self._keepers:
             keeper.cancel(job_id)
 
+    def skip(self, job_id: str) -> None:
+        for keeper in self._keepers:
+            keeper.send("skip", job_id)
+
     def warm_up(self) -> None:
         for keeper in self._keepers:
             keeper.warm_up()
+
+    def unload(self) -> None:
+        for keeper in self._keepers:
+            keeper.send("unload")
+
+    def loaded(self) -> tuple[Loaded, ...]:
+        return tuple(one for keeper in self._keepers for one in keeper.loaded)
+
+    def machines(self) -> tuple[dict[str, Any], ...]:
+        return tuple(keeper.machine for keeper in self._keepers)
 
     def close(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -99,13 +143,16 @@ class WorkerProcesses:
 
 
 class Keeper:
-    """Keeps one worker process alive, and listens to it."""
+    """Keeps one worker process alive, and listens to it. loaded, machine: what that one holds in memory and computes with,
+    as last told."""
 
     def __init__(self, kinds: tuple[JobKind, ...], settings: Settings, tell: Tell):
         self._kinds, self._settings, self._tell = kinds, settings, tell
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._warm = False
+        self.loaded: tuple[Loaded, ...] = ()
+        self.machine: dict[str, Any] = {}
         self._running: str | None = None
         self._heard = 0.0
         self._process: Any = None
@@ -180,11 +227,15 @@ class Keeper:
                 what, job_id, changes = pipe.recv()
             except (EOFError, OSError):
                 break
+            if what == "loaded":
+                self.loaded, self.machine = changes["loaded"], changes["machine"]
+                continue
             self._running = {"started": job_id, "ended": None}.get(what, self._running)
             self._heard = time.monotonic()
             if what == "stopping":
                 self._expect_end(job_id)
             self._tell(what, job_id, changes)
+        self.loaded = ()
         if self._running is not None:
             lost, self._running = self._running, None
             self._tell("lost", lost, {})
@@ -224,13 +275,17 @@ def serve(pipe: Connection, kinds: tuple[JobKind, ...], settings: Settings, log_
 
     worker = Worker(kinds, Artifacts(settings.outputs_dir), settings, tell)
     worker.start()
-    words = {"look": lambda _job: worker.look(), "cancel": worker.cancel, "warm_up": lambda _job: worker.warm_up()}
+    of_a_job = {"cancel": worker.cancel, "skip": worker.skip}
+    of_all = {"look": worker.look, "warm_up": worker.warm_up, "unload": worker.unload}
     try:
         while True:
             word, job_id = pipe.recv()
             if word == "stop":
                 break
-            words[word](job_id)
+            if word in of_a_job:
+                of_a_job[word](job_id)
+            else:
+                of_all[word]()
     except (EOFError, OSError, SystemExit):
         pass  # the server was killed, or this process is asked to end
     try:

@@ -36,6 +36,7 @@ class Run:
     """A job while this worker runs it.
 
     finished: how many of its steps earlier runs have done.
+    skip:     its owner wants the part that is being made left out; skips: how often that was asked, as last heard.
     lost:     another worker has it now: this one was silent for so long that it seemed dead.
     news:     what has changed since the table heard of it last.
     writing:  held while the table hears of it, so that older news never comes after newer.
@@ -44,6 +45,8 @@ class Run:
     record: Record
     finished: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
+    skip: threading.Event = field(default_factory=threading.Event)
+    skips: int = 0
     lost: bool = False
     news: dict[str, Any] = field(default_factory=dict)
     writing: threading.Lock = field(default_factory=threading.Lock)
@@ -94,6 +97,11 @@ class RunningContext:
     def cancelled(self) -> bool:
         # What earlier runs have finished is taken up first: it belongs to what is kept.
         return self._run.stop.is_set() and self._steps >= self._run.finished
+
+    def take_skip(self) -> bool:
+        asked = self._run.skip.is_set()
+        self._run.skip.clear()
+        return asked
 
     @property
     def folder(self) -> Path:

@@ -18,7 +18,7 @@ from webui.jobs.board import JobBoard
 from webui.jobs.keeping import Keeping
 from webui.jobs.pool import OwnWorker, WorkerProcesses
 from webui.jobs.store import Record, Store
-from webui.jobs.types import STOPPED, Job, JobKind, JobResult, JobState, Query, UnknownRequest, Usage
+from webui.jobs.types import STOPPED, Job, JobKind, JobResult, JobState, Loaded, Query, UnknownRequest, Usage
 from webui.jobs.validation import artifact_fields, validated
 from webui.jobs.worker import in_search_words
 
@@ -165,6 +165,20 @@ class JobService:
             self._pool.look()
         return self.get(job_id)
 
+    def skip(self, job_id: str) -> Job:
+        """Ask a running job to leave out what it makes now, and to go on with the next. A finished job stays as it is.
+
+        Raises InvalidRequest for a job that makes one thing only, and while it waits.
+        """
+        kind = self._kinds.get(self.get(job_id).kind)
+        if kind is None or not kind.skippable:
+            raise InvalidRequest("This kind of job makes one thing alone, so there is nothing to skip. Cancel it instead.")
+        if self._store.skip(job_id) is not None:
+            self._pool.skip(job_id)
+        elif self._loaded(job_id).state is JobState.QUEUED:
+            raise InvalidRequest("This job has not begun, so there is nothing to skip yet.")
+        return self.get(job_id)
+
     def prioritise(self, job_id: str, priority: int) -> Job:
         """Let a waiting job go before those of lower priority. Raises InvalidRequest when it does not wait any more."""
         _check_priority(priority)
@@ -217,6 +231,18 @@ class JobService:
     def warm_up(self) -> None:
         """Load in the background what the first jobs will need."""
         self._pool.warm_up()
+
+    def loaded(self) -> tuple[Loaded, ...]:
+        """What this studio's workers hold in memory for later jobs."""
+        return self._pool.loaded()
+
+    def machines(self) -> tuple[dict[str, Any], ...]:
+        """What this studio's workers compute with, each as its kinds' JobKind.machine say; {} for one that does not know yet."""
+        return self._pool.machines()
+
+    def unload(self) -> None:
+        """Let the workers go of it, each when its job has ended."""
+        self._pool.unload()
 
     def close(self, timeout: float = 10.0) -> None:
         """Stop working within `timeout` seconds."""

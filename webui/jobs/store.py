@@ -58,6 +58,7 @@ _jobs = sa.Table(
     sa.Column("worker", sa.String(128)),
     sa.Column("seen", sa.Float),
     sa.Column("cancel", sa.Boolean, nullable=False, default=False),
+    sa.Column("skips", sa.Integer, nullable=False, default=0, server_default="0"),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("steps", sa.Integer, nullable=False, default=0, server_default="0"),
     sa.Column("deaths", sa.Integer, nullable=False, default=0),
@@ -87,7 +88,7 @@ class Record:
     previews:   whether anybody can see them.
     only_for:   who may run it: one worker, or those of one home (slots.py); None for any.
     worker:     who runs it; seen: when that one last said so, in seconds since 1970.
-    cancel:     its owner asked to stop.
+    cancel:     its owner asked to stop; skips: how often to leave out what was being made.
     attempts:   how often it was begun; steps: how many of its steps were finished, as last heard.
     deaths:     how many workers it ended in a row with nothing finished in between; died_after: so many finished steps.
     result:     {"artifacts": [ids], "data": {...}} or None.
@@ -108,6 +109,7 @@ class Record:
     worker: str | None = None
     seen: float | None = None
     cancel: bool = False
+    skips: int = 0
     attempts: int = 0
     steps: int = 0
     deaths: int = 0
@@ -245,6 +247,11 @@ class Store:
             sa.and_(_jobs.c.id == job_id, _jobs.c.state.not_in(_FINISHED)), cancel=True
         )
 
+    def skip(self, job_id: str) -> Record | None:
+        """Ask the worker of a running job to leave out what it makes now. None when it does not run."""
+        running = sa.and_(_jobs.c.id == job_id, _jobs.c.state == JobState.RUNNING.value)
+        return self._update_one(running, skips=_jobs.c.skips + 1)
+
     def prioritise(self, job_id: str, priority: int) -> Record | None:
         """None when the job does not wait any more."""
         return self._update_one(sa.and_(_jobs.c.id == job_id, _jobs.c.state == JobState.QUEUED.value), priority=priority)
@@ -325,8 +332,13 @@ def prepare(url: str) -> None:
         raise StorageError(f"The folder {folder} cannot be made: {error.strerror}. Choose another --outputs-dir.") from error
 
 
-def patiently(action: Callable[[], Any], closing: Callable[[], bool], pause: float = 1.0) -> Any:
-    """The action's result, tried until the database takes it: its end must not be lost to a full disk or a short outage."""
+def patiently(
+    action: Callable[[], Any], closing: Callable[[], bool], waiting: Callable[[], None] = lambda: None, pause: float = 1.0
+) -> Any:
+    """The action's result, tried until the database takes it: its end must not be lost to a full disk or a short outage.
+
+    waiting: called after each failure, to say so.
+    """
     while True:
         try:
             return action()
@@ -334,6 +346,7 @@ def patiently(action: Callable[[], Any], closing: Callable[[], bool], pause: flo
             if closing():
                 raise
             log.warning("%s Trying again.", error)
+            waiting()
             time.sleep(pause)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from webui.artifacts import Artifact
     from webui.jobs.context import JobContext
+    from webui.settings import Settings
 
 
 ARTIFACT_FORMAT = "artifact-id"
@@ -54,6 +55,15 @@ class JobResult:
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """Something large that a worker holds in memory. name: for people; device: where it is, such as cpu or cuda:1."""
+
+    name: str
+    bytes: int
+    device: str
+
+
+@dataclass(frozen=True)
 class JobKind:
     """One kind of work that an extension or the studio itself offers.
 
@@ -64,6 +74,11 @@ class JobKind:
              returns what is finished so far, or raises Cancelled when nothing is.
     suffix:  of the main file it makes, e.g. ".mp4", or "".
     warm_up: loads what every job of this kind needs; called once, on the worker's thread, while nobody waits.
+    loaded:  what this process holds in memory for later jobs of this kind. Imports nothing that is not imported yet.
+    machine: plain facts about what this process computes with, from the settings, for the page; {} as long as they are not
+             known. Imports nothing that is not imported yet.
+    unload:  lets go of what `loaded` names; called on the worker's thread, between two jobs. Kinds may share both functions.
+    skippable: its handler makes one part after another, and leaves one out when `ctx.take_skip()` says so.
     recall:  the request that a file was made with, as its handler wrote it into the file, or None when it holds none of
              this kind. Fields that name files may be missing. Never raises for a strange file.
     positional: fields of the request that the command line takes without their names, in this order; None: the files that
@@ -78,6 +93,10 @@ class JobKind:
     handler: Callable[[JobContext, Any], JobResult]
     suffix: str = ""
     warm_up: Callable[[], None] | None = None
+    loaded: Callable[[], Sequence[Loaded]] | None = None
+    machine: Callable[[Settings], dict[str, Any]] | None = None
+    unload: Callable[[], None] | None = None
+    skippable: bool = False
     recall: Callable[[Path], dict[str, Any] | None] | None = None
     positional: tuple[str, ...] | None = None
 

@@ -20,7 +20,7 @@ from webui.errors import Cancelled, GalateaError, OutOfMemory, StorageError
 from webui.jobs.running import Lost, Run, RunningContext
 from webui.jobs.slots import Slot
 from webui.jobs.store import Store, patiently
-from webui.jobs.types import OUT_OF_MEMORY, STOPPED, UNEXPECTED, JobKind, JobResult, JobState
+from webui.jobs.types import OUT_OF_MEMORY, STOPPED, UNEXPECTED, JobKind, JobResult, JobState, Loaded
 from webui.jobs.validation import validated
 
 if TYPE_CHECKING:
@@ -38,8 +38,12 @@ BEAT = 0.5
 
 DIED = "The program that ran it ended unexpectedly: it was killed, it crashed, or the computer went off."
 
+WAITING = "waiting: the disk is full, or the database of jobs does not answer"
+
 Tell = Callable[[str, str, dict[str, Any]], None]
-"""What a worker calls with news: ("started" | "changed" | "stopping" | "ended", job id, changes of the Job)."""
+"""What a worker calls with news: ("started" | "changed" | "stopping" | "ended", job id, changes of the Job), or
+("loaded", "", {"loaded": what it holds in memory, "machine": facts about what it computes with}).
+"""
 
 
 class Worker:
@@ -62,7 +66,8 @@ class Worker:
         self._run: Run | None = None
         self._workflows: Workflows | None = None
         self._cold = [kind for kind in kinds if kind.warm_up is not None]
-        self._warm = False
+        self._warm = self._unwanted = False
+        self._held: tuple[tuple[Loaded, ...], dict[str, Any]] = (), {}
         self._thread = threading.Thread(target=self._work, name="galatea-jobs", daemon=True)
 
     @property
@@ -86,6 +91,20 @@ class Worker:
         run = self._run
         if run is not None and run.record.id == job_id:
             self._stop(run)
+
+    def skip(self, job_id: str) -> None:
+        """Look now how often the running job's owner has asked to skip, when it is this job; the table knows already."""
+        run = self._run
+        if run is not None and run.record.id == job_id:
+            try:
+                self._save(run)
+            except StorageError as error:  # the next beat hears of it
+                log.warning("%s", error)
+
+    def unload(self) -> None:
+        """Let go between two jobs of what the kinds hold in memory."""
+        self._unwanted = True
+        self._wake.set()
 
     def put_back(self) -> None:
         """Leave the running job to another worker. The process must end right after."""
@@ -113,7 +132,9 @@ class Worker:
     def _work(self) -> None:
         while not self._closing.is_set():
             try:
-                if not self._next():
+                worked = self._next()
+                self._mind_memory()
+                if not worked:
                     self._warm_up()
                     self._wake.wait(LOOK_PAUSE)
                     self._wake.clear()
@@ -136,7 +157,7 @@ class Worker:
                 record = self._store.claim(self.name, tuple(self._kinds), only_own=self._only_own)
             if record is None:
                 return False
-            self._run = run = Run(record)
+            self._run = run = Run(record, skips=record.skips)
         over = threading.Event()
         beating = threading.Thread(target=self._beat, args=(run, over), name="galatea-beat", daemon=True)
         beating.start()
@@ -203,6 +224,9 @@ class Worker:
                 run.news = news | run.news
                 raise
         run.lost = record is None
+        if record is not None and record.skips > run.skips:
+            run.skips = record.skips
+            run.skip.set()
         if record is None or record.cancel:
             self._stop(run)
 
@@ -252,7 +276,7 @@ class Worker:
             self._folder(record.id),
             self._state / "thumbnails" / f"{record.id}.jpg",
             tell=lambda changes: self._tell("changed", record.id, changes),
-            save=lambda: patiently(lambda: self._save(run), self._closing.is_set),
+            save=lambda: patiently(lambda: self._save(run), self._closing.is_set, lambda: self._waits(run)),
             holds=lambda: patiently(lambda: self._store.holds(record.id, self.name), self._closing.is_set),
         )
 
@@ -274,12 +298,18 @@ class Worker:
             ends["words"] = in_search_words(run.record.words, ends["error"])
         with run.writing:
             ends = {**run.news, **ends}
-            ended = patiently(lambda: self._store.finish(job_id, self.name, state, **ends), self._closing.is_set)
+            ended = patiently(
+                lambda: self._store.finish(job_id, self.name, state, **ends), self._closing.is_set, lambda: self._waits(run)
+            )
         if ended is None:
             log.warning("Job %s was given to another worker meanwhile; its end here does not count.", job_id)
             return
         shutil.rmtree(self._folder(job_id), ignore_errors=True)
         self._tell("ended", job_id, {"state": state})
+
+    def _waits(self, run: Run) -> None:
+        """Tell watchers why nothing moves: the table cannot be asked for now."""
+        self._tell("changed", run.record.id, {"stage": WAITING, "eta": None})
 
     def _folder(self, job_id: str) -> Path:
         return self._state / "steps" / job_id
@@ -291,7 +321,7 @@ class Worker:
         self._durable()
         if not self._cold:
             return
-        kind = self._cold.pop(0)
+        kind = self._cold.pop()  # the studio's own kinds come first in the list, and take the longest
         self._wake.set()  # to look for jobs before the next one
         assert kind.warm_up is not None
         started = time.monotonic()
@@ -301,6 +331,20 @@ class Worker:
             log.exception("Warming up for '%s' failed; its first job will say why.", kind.name)
         else:
             log.info("Ready for '%s' after %.1f s.", kind.name, time.monotonic() - started)
+
+    def _mind_memory(self) -> None:
+        """Let go of what the kinds hold, when that was asked; tell what they hold, when that has changed."""
+        if self._unwanted:
+            self._unwanted = False
+            for unload in dict.fromkeys(kind.unload for kind in self._kinds.values() if kind.unload):
+                unload()
+        asked = dict.fromkeys(kind.loaded for kind in self._kinds.values() if kind.loaded)
+        known = dict.fromkeys(kind.machine for kind in self._kinds.values() if kind.machine)
+        held = tuple(one for loaded in asked for one in loaded())
+        machine = {name: fact for look in known for name, fact in look(self._settings).items()}
+        if (held, machine) != self._held:
+            self._held = held, machine
+            self._tell("loaded", "", {"loaded": held, "machine": machine})
 
 
 def in_search_words(*values: Any) -> str:

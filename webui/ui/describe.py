@@ -95,6 +95,8 @@ class Describer:
             return ", ".join(f"{labels.get(f'used_{key}_{name}', name)} {self._plain(part)}" for name, part in value.items())
         if isinstance(value, str):
             return labels.get(f"value_{key}_{value}") or self._studio.told(value, self._visitor)
+        if key.endswith("size") and isinstance(value, (list, tuple)):
+            return " × ".join(map(self._plain, value))
         return self._plain(value)
 
     def _labels(self, kind: str) -> Mapping[str, str]:
@@ -121,5 +123,5 @@ class Describer:
         if isinstance(value, Mapping):
             return ", ".join(f"{key} {self._plain(inner)}" for key, inner in value.items())
         if isinstance(value, (list, tuple)):
-            return " × ".join(map(self._plain, value))
+            return ", ".join(map(self._plain, value))
         return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -17,19 +17,19 @@ SLIDER_STEPS = 200
 Text = Callable[[str], Any]
 
 
-def widgets(model: type[BaseModel], names: tuple[str, ...], text: Text) -> dict[str, Component]:
+def widgets(model: type[BaseModel], names: tuple[str, ...], tab: str, text: Text) -> dict[str, Component]:
     """Widgets for these fields, in this order. Raises KeyError for a name the model has not.
 
     text: gives a label for the keys "field_<name>" and "help_<name>".
     """
-    return {name: _widget(name, model.model_fields[name], text) for name in names}
+    return {name: _widget(name, model.model_fields[name], tab, text) for name in names}
 
 
-def _widget(name: str, field: FieldInfo, text: Text) -> Component:
+def _widget(name: str, field: FieldInfo, tab: str, text: Text) -> Component:
     common: dict[str, Any] = {
         "label": text(f"field_{name}"),
         "info": text(f"help_{name}"),
-        "elem_id": f"field-{name.replace('_', '-')}",
+        "elem_id": f"field-{tab}-{name.replace('_', '-')}",
         "value": field.default,
     }
     kind = _plain(field.annotation)

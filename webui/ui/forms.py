@@ -1,6 +1,6 @@
 """The forms that tabs offer to be filled in again, with a job's settings or with those that a file made here carries.
 
-A tab offers its form while it is built; the History tab, built last, connects them all. Builds no widgets, runs no job.
+A tab offers its form while it is built; webui.ui.reuse connects them when all tabs are there. Builds no widgets, runs no job.
 """
 
 from __future__ import annotations
@@ -29,30 +29,40 @@ _RESULT_ID = re.compile(r"-([0-9a-f]{16})(?![0-9a-f])")
 
 @dataclass(frozen=True)
 class Form:
-    """owner: the tab's id, whose locales have the words; the rest: see webui.plugin_api.Studio.offer_form."""
+    """owner: the extension whose locales have the words; the rest: see webui.plugin_api.Studio.offer_form."""
 
     kind: str
     owner: str
+    tab: str
     outputs: tuple[Any, ...]
     fill: Fill
     title: str
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where settings may come from, on `event`: those in the file that the widget `file` holds. empties: it, afterwards."""
+
+    event: Any
+    file: Any
+    empties: bool = False
+
+
+@dataclass(frozen=True)
 class Forms:
-    """offered: by kind of job; zones: where a visitor may drop a file that was made here."""
+    """offered: by kind of job."""
 
     offered: dict[str, Form] = field(default_factory=dict)
-    zones: list[Any] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)
 
     @property
     def outputs(self) -> list[Any]:
         """Everything that any of the forms may fill in."""
         return list(dict.fromkeys(widget for form in self.offered.values() for widget in form.outputs))
 
-    def withdraw(self, owner: str) -> None:
+    def withdraw(self, tab: str) -> None:
         """Forget what a tab has offered."""
-        for kind in [kind for kind, form in self.offered.items() if form.owner == owner]:
+        for kind in [kind for kind, form in self.offered.items() if form.tab == tab]:
             del self.offered[kind]
 
 

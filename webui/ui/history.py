@@ -7,10 +7,9 @@ job is in sight a timer asks for news once a second; an idle page asks for nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -20,7 +19,7 @@ from webui.errors import InvalidRequest
 from webui.jobs.types import Job, JobState, Query
 from webui.ui import tiles
 from webui.ui.describe import Describer
-from webui.ui.forms import settings_in, settings_of, usable
+from webui.ui.reuse import Opener, Reuse
 from webui.ui.studio import TabStudio
 from webui.ui.tiles import Seen
 
@@ -41,7 +40,8 @@ Updates = dict[Any, Any]
 @dataclass(frozen=True)
 class Widgets:
     """opened, deleted: ids of the job whose details are shown and of the one deleted last; in_sight: ids of the unfinished
-    jobs that are shown. Like `page` they are hidden text, so that the browser holds them."""
+    jobs that are shown; picture: id of the one that is looked at. Like `page` they are hidden text, so that the browser holds
+    them."""
 
     search: gr.Textbox
     kind: gr.Dropdown
@@ -67,7 +67,8 @@ class Widgets:
     heading: gr.HTML
     card: gr.HTML
     video: gr.Video
-    image: gr.Image
+    pictures: gr.Gallery
+    picture: gr.Textbox
     files: gr.File
     again: gr.Button
     cancel: gr.Button
@@ -86,11 +87,16 @@ class Widgets:
 
 
 def build(studio: TabStudio, tabs: gr.Tabs, tab: gr.Tab, others: Iterable[gr.Tab]) -> Events:
-    """Called inside of `tab`, when the forms of all tabs are known. others: the page's other tabs."""
+    """Called inside of `tab`, when the other tabs are built: what they offer each other is connected here.
+
+    others: the page's other tabs.
+    """
     with gr.Column(elem_id="history"):
         widgets = Widgets(**_listing(studio), **_details(studio), **_memory())
-    events = Events(studio, widgets, tabs)
+    opener = Opener(tabs, widgets.timer)
+    events = Events(studio, widgets, Reuse(studio, opener))
     events.connect(tab, others)
+    studio.sending.connect(studio, opener)
     return events
 
 
@@ -143,10 +149,12 @@ def _details(studio: TabStudio) -> dict[str, Any]:
             with gr.Column(scale=6, min_width=320):
                 card = gr.HTML(elem_id="history-card", elem_classes="flush")
                 video = gr.Video(interactive=False, visible=False, show_label=False, elem_id="history-video", buttons=[])
-                image = gr.Image(
-                    interactive=False, visible=False, show_label=False, type="filepath", elem_id="history-image",
-                    buttons=["fullscreen"],
+                pictures = gr.Gallery(
+                    interactive=False, visible=False, show_label=False, preview=True, columns=4, object_fit="contain",
+                    buttons=["fullscreen"], elem_id="history-pictures",
                 )  # fmt: skip
+                picture = gr.Textbox("", visible="hidden", elem_id="history-picture")
+                studio.send_row(picture)
                 files = gr.File(
                     label=studio.text("history_files"), file_count="multiple", interactive=False, visible=False,
                     elem_id="history-files",
@@ -162,7 +170,7 @@ def _details(studio: TabStudio) -> dict[str, Any]:
                     )
                 facts = gr.HTML(elem_id="history-facts", elem_classes="flush")
     return {
-        "details": details, "back": back, "card": card, "video": video, "image": image, "files": files,
+        "details": details, "back": back, "card": card, "video": video, "pictures": pictures, "picture": picture, "files": files,
         "heading": heading, "again": again, "cancel": cancel, "delete": delete, "restore": restore,
         "facts": facts,
     }  # fmt: skip
@@ -174,7 +182,7 @@ class Events:
 
     studio: TabStudio
     widgets: Widgets
-    tabs: gr.Tabs
+    reuse: Reuse
 
     def connect(self, tab: gr.Tab, others: Iterable[gr.Tab]) -> None:
         widgets = self.widgets
@@ -192,12 +200,8 @@ class Events:
         widgets.cancel.click(self.cancel, **look)
         for button, act in ((widgets.back, self.back), (widgets.delete, self.delete), (widgets.undo, self.undo)):
             button.click(act, **look).then(None, js=tiles.FOCUS_OPENED, **_PRIVATE)
-        forms = self.studio.forms
-        filled: dict[str, Any] = {"concurrency_limit": 4, **_PRIVATE}
-        outputs = [self.tabs, widgets.timer, *forms.outputs]
-        widgets.again.click(self.again, inputs=widgets.opened, outputs=outputs, **filled)
-        for zone in forms.zones:
-            zone.upload(self.restorer(zone), inputs=zone, outputs=[zone, *outputs], **filled)
+        widgets.pictures.select(self.choose, widgets.opened, widgets.picture, queue=False, **_PRIVATE)
+        self.reuse.connect(widgets.again, widgets.opened)
 
     def visit(self, asked: Updates, visitor: gr.Request) -> Updates:
         """The tab was opened: the list, or the details that were left open, as they are now."""
@@ -245,6 +249,12 @@ class Events:
                 asked = asked | {self.widgets.opened: job_id}
             return self.look(asked, visitor)
 
+    def choose(self, job_id: str, event: gr.SelectData, visitor: gr.Request) -> str:
+        """Another one of a job's pictures is looked at."""
+        with self.studio.guard(visitor):
+            result = self.studio.service.get(job_id).result
+            return _of_medium(result.artifacts if result else (), "image")[int(event.index)].id
+
     def go_first(self, job_id: str) -> None:
         """Before all that wait; among those of the highest priority there is, the older goes first."""
         waiting = [job for job in self.studio.service.jobs() if job.state is JobState.QUEUED and job.id != job_id]
@@ -289,36 +299,6 @@ class Events:
             seen = self.look(asked, visitor) | self.used(visitor)
             return seen | (self.undone() if restored.id == asked[self.widgets.deleted] else {})
 
-    def again(self, job_id: str, visitor: gr.Request) -> Updates:
-        with self.studio.guard(visitor):
-            job = self.studio.service.get(job_id)
-            return self.fill(job.kind, settings_of(job), Describer(self.studio, visitor).name(job), visitor)
-
-    def restorer(self, zone: gr.File) -> Callable[..., Updates]:
-        def restore(path: str, visitor: gr.Request) -> Updates:
-            with self.studio.guard(visitor):
-                name, found = Path(path).name, settings_in(Path(path), self.studio.service)
-                if found is None:
-                    self.studio.tell(self.studio.say("drop_foreign", visitor, name=name), warning=True)
-                    return {zone: None}
-                return {zone: None, **self.fill(*found, name, visitor)}
-
-        return restore
-
-    def fill(self, kind: str, settings: dict[str, Any], name: str, visitor: gr.Request) -> Updates:
-        """The form of the tab for this kind filled in, and that tab opened. Says what must be chosen anew."""
-        describe = Describer(self.studio, visitor)
-        form = self.studio.forms.offered.get(kind)
-        if form is None:
-            raise InvalidRequest(self.studio.say("history_no_form", visitor, kind=describe.title(kind)))
-        fields, left_out = usable(self.studio.service.kinds()[kind].request, settings, self.studio.artifacts)
-        updates = dict(form.fill(fields, visitor))
-        self.studio.tell(self.studio.say("history_filled", visitor, name=name))
-        if left_out:
-            names = ", ".join(describe.field(kind, field) for field in left_out)
-            self.studio.tell(self.studio.say("history_left_out", visitor, names=names), warning=True)
-        return {**updates, self.tabs: gr.Tabs(selected=form.owner), self.widgets.timer: gr.Timer(active=False)}
-
     def look(self, asked: Updates, visitor: gr.Request) -> Updates:
         """What the visitor wants to see: one job's details, or the list."""
         describe, unfinished = Describer(self.studio, visitor), self.unfinished()
@@ -357,7 +337,9 @@ class Events:
     def one(self, seen: Seen, describe: Describer, visitor: gr.Request) -> Updates:
         widgets, words, job = self.widgets, describe.words, seen.job
         artifacts = job.result.artifacts if job.result else ()
-        handed = [(artifact, str(self.studio.hand_out(artifact))) for artifact in artifacts]
+        handed = {artifact.id: str(self.studio.hand_out(artifact)) for artifact in artifacts}
+        videos, pictures = (_of_medium(artifacts, medium) for medium in ("video", "image"))
+        shown: list[Any] = [handed[picture.id] for picture in pictures]
         card = tiles.in_trash(seen, words) if seen.deleted else self.studio.card(job, visitor)
         facts = [
             tiles.section(words["history_made"], describe.made(job), job.warnings),
@@ -370,9 +352,10 @@ class Events:
             widgets.opened: job.id,
             widgets.heading: tiles.heading(seen, words),
             widgets.card: gr.update(value=card, visible=seen.deleted or job.state is not JobState.DONE),
-            widgets.video: _first(handed, "video"),
-            widgets.image: _first(handed, "image"),
-            widgets.files: gr.update(value=[path for _, path in handed] or None, visible=bool(handed)),
+            widgets.video: gr.update(value=handed[videos[0].id] if videos else None, visible=bool(videos)),
+            widgets.pictures: gr.update(value=shown, selected_index=0 if shown else None, visible=bool(shown)),
+            widgets.picture: pictures[0].id if pictures else "",
+            widgets.files: gr.update(value=[*handed.values()] or None, visible=bool(handed)),
             widgets.again: gr.update(visible=job.kind in self.studio.forms.offered and not seen.deleted),
             widgets.cancel: gr.update(visible=not job.state.finished),
             widgets.delete: gr.update(visible=job.state.finished and not seen.deleted),
@@ -437,10 +420,8 @@ def _kind_label(studio: TabStudio, kind: str) -> Any:
     return studio.texts.text(form.owner, form.title) if form else studio.service.kinds()[kind].title
 
 
-def _first(handed: list[tuple[Artifact, str]], medium: str) -> Any:
-    """What shows the first file of this medium, if there is one."""
-    path = next((path for artifact, path in handed if artifact.media_type.startswith(f"{medium}/")), None)
-    return gr.update(value=path, visible=path is not None)
+def _of_medium(artifacts: Sequence[Artifact], medium: str) -> list[Artifact]:
+    return [artifact for artifact in artifacts if artifact.media_type.startswith(f"{medium}/")]
 
 
 def _ids(jobs: list[Job]) -> str:

@@ -1,4 +1,4 @@
-"""The page around the tabs: header, notices, a tab per extension, History, System. Knows no extension by name."""
+"""The page around the tabs: header, notices, the extensions' tabs, History, System. Knows no extension by name."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.themes import Base, Soft
 
 from webui.plugin_loader import imported
-from webui.ui import history, system
-from webui.ui.forms import Forms
+from webui.ui import history, panel, system
 from webui.ui.studio import TabStudio
 from webui.ui.texts import STUDIO, Texts
 
@@ -25,6 +24,13 @@ if TYPE_CHECKING:
 
 HOUR = 3600
 STYLE = Path(__file__).parent / "style.css"
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+REMEMBER = "() => {{ sessionStorage.setItem('galatea-tab', '{tab}'); }}"
+RECALL = """() => {{
+  const known = sessionStorage.getItem('galatea-tab'), tabs = {tabs};
+  return {{selected: tabs.includes(known) ? known : tabs[0], __type__: 'update'}};
+}}"""
 
 Notice = Callable[[Texts, gr.Request], str]
 """A sentence for the top of the page, made in the visitor's language."""
@@ -39,23 +45,25 @@ def build(
     notices: list[Notice],
     handed: Path,
 ) -> gr.Blocks:
-    """The whole page. An extension whose tab cannot be built is reported in `plugins` and left out.
+    """The whole page. A tab that cannot be built is reported in `plugins` and left out.
 
     notices: read anew whenever somebody opens the page; handed: see TabStudio.
     """
     with gr.Blocks(title="Galatea", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR), fill_width=True) as page:
         _header(texts, page)
         _notices(settings, plugins, texts, notices, page)
-        studio, others = TabStudio(service, artifacts, settings, page, texts, STUDIO, handed, Forms()), []
-        with gr.Tabs(elem_id="tabs") as tabs:
+        studio, others = TabStudio(service, artifacts, settings, page, texts, STUDIO, handed, history.TAB), []
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
             for plugin in plugins.loaded:
-                if plugin.manifest.tab:
-                    others.append(_tab(plugin, plugins, replace(studio, owner=plugin.manifest.id)))
+                texts.add(plugin.manifest.id, plugin.folder / "locales")
+                others += [_tab(name, plugin, plugins, studio) for name in plugin.manifest.tabs]
             past = gr.Tab(texts.text(STUDIO, "history"), id=history.TAB, elem_id="tab-history")
             with gr.Tab(texts.text(STUDIO, "system"), id="system", elem_id="tab-system") as about:
-                system.build(settings, plugins, texts, page)
+                system.build(studio, plugins, about)
             with past:
                 history.build(studio, tabs, past, [*others, about])
+        _remember_tab(tabs, [*others, past, about], page)
+        page.load(None, js=panel.PRESS, **PRIVATE)
     return page
 
 
@@ -124,16 +132,25 @@ def _notices(settings: Settings, plugins: Plugins, texts: Texts, notices: list[N
     page.load(collect, outputs=box, api_visibility="private", show_progress="hidden", queue=False)
 
 
-def _tab(plugin: Plugin, plugins: Plugins, studio: TabStudio) -> gr.Tab:
-    manifest = plugin.manifest
-    studio.texts.add(manifest.id, plugin.folder / "locales")
-    tab = gr.Tab(manifest.title, id=manifest.id, elem_id=f"tab-{manifest.id}")
+def _remember_tab(tabs: gr.Tabs, all_tabs: list[gr.Tab], page: gr.Blocks) -> None:
+    """A page that is loaded anew opens on the tab that was open, a new one on the first that is whole."""
+    whole = [tab for tab in all_tabs if tab.visible]
+    for tab in whole:
+        tab.select(None, js=REMEMBER.format(tab=tab.id), **PRIVATE)
+    page.load(None, outputs=tabs, js=RECALL.format(tabs=[tab.id for tab in whole]), **PRIVATE)
+
+
+def _tab(name: str, plugin: Plugin, plugins: Plugins, studio: TabStudio) -> gr.Tab:
+    owner, title = plugin.manifest.id, f"tab_{name}"
+    own = studio.texts.has(owner, title)
+    tab = gr.Tab(studio.texts.text(owner, title) if own else plugin.manifest.title, id=name, elem_id=f"tab-{name}")
     try:
-        build_tab = imported(manifest.tab or "")
+        build_tab = imported(plugin.manifest.tabs[name])
         with tab:
-            build_tab(studio)
+            build_tab(replace(studio, owner=owner, tab=name))
     except Exception as error:  # an extension is foreign code: whatever it raises is its own failure
-        plugins.report(manifest.id, error)
-        studio.forms.withdraw(manifest.id)
+        plugins.report(owner if name == owner else f"{owner}: {name}", error)
+        studio.forms.withdraw(name)
+        studio.sending.withdraw(name)
         tab.visible = False
     return tab

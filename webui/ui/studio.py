@@ -15,8 +15,9 @@ import gradio as gr
 
 from webui.artifacts import Artifact, Artifacts, link_or_copy, readable_name
 from webui.errors import GalateaError
-from webui.ui import fields, watch
-from webui.ui.forms import Form, Forms
+from webui.ui import fields, originals, panel, watch
+from webui.ui.forms import Form, Forms, Source
+from webui.ui.sending import Place, Sending
 from webui.ui.texts import STUDIO, Texts
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ CARD_WORDS = ("queued", "running", "done", "failed", "cancelled", "left", "previ
 
 @dataclass(frozen=True)
 class TabStudio:
-    """The studio as the tab of one extension sees it.
+    """The studio as one tab of an extension sees it.
 
-    owner:  whose locales `text` and `say` look in.
-    handed: the folder whose files visitors can fetch.
-    forms:  what the tabs offer to be filled in again.
-    paths:  what was handed out already, by artifact and name: a reload of the page makes no new copy.
+    owner:   whose locales `text` and `say` look in.
+    handed:  the folder whose files visitors can fetch.
+    tab:     id of the tab.
+    forms:   what the tabs offer to be filled in again.
+    sending: what the tabs do with each other's pictures.
+    paths:   what was handed out already, by artifact and name: a reload of the page makes no new copy.
     """
 
     service: JobService
@@ -65,7 +68,9 @@ class TabStudio:
     texts: Texts
     owner: str
     handed: Path
+    tab: str = STUDIO
     forms: Forms = field(default_factory=Forms)
+    sending: Sending = field(default_factory=Sending)
     paths: dict[tuple[str, str], Path] = field(default_factory=dict)
 
     def text(self, key: str) -> Any:
@@ -75,7 +80,7 @@ class TabStudio:
         return self.texts.say(self.owner, key, visitor, **values)
 
     def widgets(self, model: type[BaseModel], names: tuple[str, ...]) -> dict[str, Any]:
-        return fields.widgets(model, names, self.text)
+        return fields.widgets(model, names, self.tab, self.text)
 
     def told(self, sentence: str, visitor: gr.Request | None = None) -> str:
         return self.texts.told(sentence, visitor)
@@ -130,13 +135,39 @@ class TabStudio:
         *,
         title: str,
     ) -> None:
-        self.forms.offered[kind] = Form(kind, self.owner, tuple(outputs), fill, title)
+        self.forms.offered[kind] = Form(kind, self.owner, self.tab, tuple(outputs), fill, title)
 
     def drop_zone(self) -> gr.File:
         label = self.texts.text(STUDIO, "drop_zone")
         zone = gr.File(label=label, type="filepath", height=DROP_HEIGHT, elem_classes="drop-zone")
-        self.forms.zones.append(zone)
+        self.use_settings(zone.upload, zone, empties=True)
         return zone
+
+    def use_settings(self, event: Any, file: Any, *, empties: bool = False) -> None:
+        self.forms.sources.append(Source(event, file, empties))
+
+    def run_panel(
+        self, name: str, *, outputs: Sequence[Any], show: Callable[[Job, Any], Mapping[Any, Any]], skip: bool = False
+    ) -> panel.Panel:
+        return panel.build(self, name, outputs, show, skip=skip)
+
+    def accept_picture(self, name: str, outputs: Sequence[Any], fill: Callable[[Artifact, Any], Mapping[Any, Any]]) -> None:
+        self.sending.places.append(Place(self.tab, self.owner, name, tuple(outputs), fill))
+
+    def send_row(self, artifact_id: gr.Textbox) -> gr.Row:
+        return self.sending.row(self.tab, artifact_id)
+
+    def picture_input(self, label: Any, **more: Any) -> originals.OriginalImage:
+        return originals.picture_input(label, **more)
+
+    def original(self, path: str) -> Artifact:
+        return originals.original(self, path)
+
+    def stand_in(self, artifact: Artifact) -> Path:
+        return originals.stand_in(self, artifact)
+
+    def shown_picture(self, artifact: Artifact) -> Path:
+        return originals.shown_picture(self, artifact)
 
     @contextmanager
     def guard(self, visitor: gr.Request | None = None) -> Iterator[None]:

@@ -38,6 +38,9 @@ class Texts:
         """A label that the browser translates."""
         return self._i18n(f"{owner}_{key}")
 
+    def has(self, owner: str, key: str) -> bool:
+        return f"{owner}_{key}" in self._tables[FALLBACK]
+
     def say(self, owner: str, key: str, visitor: gr.Request | None, **values: object) -> str:
         """A plain string in the visitor's language. Raises KeyError for a key that no table has."""
         return self.table(owner, visitor)[key].format(**values)

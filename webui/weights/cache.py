@@ -69,6 +69,11 @@ class Cache:
         with self._lock:
             return self._bytes()
 
+    def sizes(self) -> dict[Hashable, int]:
+        """Bytes of each value that is held, the least recently used first."""
+        with self._lock:
+            return {key: held.bytes for key, held in self._held.items()}
+
     def keys(self) -> list[Hashable]:
         """What is held, the least recently used first."""
         with self._lock:

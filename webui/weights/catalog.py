@@ -84,11 +84,11 @@ class Catalog:
 
         Raises ModelMissing, with names that are near, when there is none.
         """
-        return self._find(name, self.checkpoints(), detect.FOLDERS["checkpoint"])
+        return self._find(name, self.checkpoints(), "checkpoint")
 
     def find_vae(self, name: str) -> Entry:
         """The VAE that `name` means, as `find`."""
-        return self._find(name, self.vaes(), detect.FOLDERS["vae"])
+        return self._find(name, self.vaes(), "vae")
 
     def default(self, last: str | None = None) -> Entry:
         """The checkpoint to begin with: the one used last if it is still there, else the first full one, else pocket.
@@ -98,9 +98,9 @@ class Catalog:
         usable = [entry for entry in self.checkpoints() if not entry.problem]
         with contextlib.suppress(ModelMissing):
             if last:
-                return self._find(last, usable, "")
+                return self._find(last, usable, "checkpoint")
         if not usable:
-            raise ModelMissing(f"There is no checkpoint yet. Put one into {self.models_dir / detect.FOLDERS['checkpoint']}.")
+            raise ModelMissing(f"There is no checkpoint yet. Put one into models/{detect.FOLDERS['checkpoint']}.")
         return usable[0]
 
     def hashed(self, entry: Entry) -> Entry:
@@ -113,15 +113,16 @@ class Catalog:
         except OSError as error:
             raise UnsupportedModel(f"{entry.name} cannot be read ({error.strerror}). Copy it again.") from error
 
-    def _find(self, name: str, entries: list[Entry], folder: str) -> Entry:
+    def _find(self, name: str, entries: list[Entry], kind: str) -> Entry:
         wanted, digits = _read_title(name)
         for same, asked in ((_by_name, wanted), (_by_stem, wanted), (_by_file, wanted), (_by_hash, digits or wanted)):
             if found := next((entry for entry in entries if same(entry, asked)), None):
                 return found
         near = difflib.get_close_matches(wanted.lower(), [entry.stem.lower() for entry in entries], n=3, cutoff=0.4)
         names = [entry.name for stem in near for entry in entries if entry.stem.lower() == stem]
-        hint = f"Did you mean {' or '.join(dict.fromkeys(names))}?" if names else f"Put it into {self.models_dir / folder}."
-        raise ModelMissing(f"There is no model '{name}'. {hint}")
+        where = f"Put it into models/{detect.FOLDERS[kind]}."
+        hint = f"Did you mean {' or '.join(dict.fromkeys(names))}?" if names else where
+        raise ModelMissing(f"There is no {'VAE' if kind == 'vae' else 'model'} '{name}'. {hint}")
 
     def _entry(self, root: Path, path: Path, wanted: str) -> Entry:
         name = path.relative_to(root).as_posix() if path != root else root.name
