@@ -65,8 +65,7 @@ def by_api(models: Path, outputs: Path) -> Iterator[Door]:
 
     def ask(kind: str, **asked: Any) -> str:
         for name in FILES:
-            if name in asked:
-                file = Path(asked[name])
+            if (file := Path(asked.get(name, ""))).is_file():
                 asked[name] = visitor.post("/api/artifacts", files={"file": (file.name, file.read_bytes())}).json()["id"]
         # NaN is what Python's own client would send for it.
         body = json.dumps({"kind": kind, "request": asked})
@@ -166,7 +165,8 @@ def test_a_disk_that_fills_up_while_saving_is_said(request: pytest.FixtureReques
     try:
         door: Door = request.getfixturevalue("by_api")
         # Without a step the picture stays as it is: quickly made, and large.
-        large = {**QUICK, "size": "1024x1024", "strength": 0, "image": picture(tmp_path / "noise.png", (1024, 1024))}
+        uploaded = Artifacts(outputs).upload(Path(picture(tmp_path / "noise.png", (1024, 1024)))).id
+        large = {**QUICK, "size": "1024x1024", "strength": 0, "image": uploaded}
         size = Path(door("img2img", **large)).stat().st_size
         (outputs / "filler").write_bytes(bytes(os.statvfs(outputs).f_bavail * 4096 - size // 2))
         sentence = door("img2img", **large, prompt="another")

@@ -256,7 +256,7 @@ def test_a_folder_becomes_a_job_for_each_picture(page: sync_api.Page, photo: Pat
     page.get_by_role("tab", name="Batch from a folder").click()
     write(page, "img2img", prompt="a hill", steps="1")
     page.set_input_files("#img2img-folder input[type=file]", tmp_path)
-    page.get_by_text("notes.txt").first.wait_for()
+    page.locator("#img2img-folder", has_text="notes").wait_for(timeout=WAIT)
     page.click("#img2img-queue")
     page.locator("#img2img-queued", has_text="2 pictures are queued").wait_for(timeout=WAIT)
     for _ in range(240):
@@ -267,7 +267,7 @@ def test_a_folder_becomes_a_job_for_each_picture(page: sync_api.Page, photo: Pat
 
 
 def test_a_reloaded_page_finds_its_job_again(page: sync_api.Page):
-    write(page, "txt2img", prompt="a long one", steps="60", batch_count="4", width="256", height="256")
+    write(page, "txt2img", prompt="a long one", steps="100", batch_count="2")
     page.click("#txt2img-generate")
     page.wait_for_selector("#txt2img-card [role=progressbar]", timeout=WAIT)
     job = page.evaluate("sessionStorage.getItem('galatea-txt2img-job')")

@@ -102,7 +102,7 @@ def test_each_cell_is_what_it_would_be_alone_and_the_sheet_shows_them_in_their_p
 
 def test_a_sheet_for_each_z_and_models_are_loaded_once_each(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     leases, real = [], studio.leased
-    monkeypatch.setattr(studio, "leased", lambda settings, means: leases.append(means.model) or real(settings, means))
+    monkeypatch.setattr(studio, "leased", lambda settings, means, say: leases.append(means.model) or real(settings, means, say))
     axes_asked = {"x_axis": "Model", "x_values": "first, painter", "y_axis": "Size", "y_values": "64x64, 72x64"}
     result = run(context(shelf, tmp_path), "plot", **axes_asked, z_axis="Seed", z_values="-1, -1", steps=1)
     assert leases == ["first", "painter"]

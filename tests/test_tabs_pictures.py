@@ -262,11 +262,15 @@ def test_a_mask_drawn_on_a_stand_in_has_the_size_at_which_the_job_reads_the_pict
 
 
 def test_a_sketch_is_laid_on_white_paper(studio: TabStudio):
-    made = sources.sketch(studio, layer(80, 80, (0, 0, 40, 80), 255))
+    drawn = layer(80, 80, (0, 0, 40, 80), 255)
+    made = sources.sketch(studio, {"composite": drawn, "background": None})
     assert made is not None
     with Image.open(made.path) as image:
         assert [image.getpixel((10, 10)), image.getpixel((70, 10))] == [(225, 29, 72), (255, 255, 255)]
-    assert sources.sketch(studio, layer(80, 80)) is None and sources.sketch(studio, None) is None
+    assert sources.sketch(studio, {"composite": None, "background": drawn}) == made  # a picture that nothing was drawn on
+    blank = {"composite": None, "background": np.dstack([sources.paper(80), np.full((80, 80), 255, np.uint8)])}
+    clear = {"composite": layer(80, 80), "background": None}
+    assert [sources.sketch(studio, sheet) for sheet in (blank, clear, None)] == [None] * 3
 
 
 def test_of_a_folder_the_pictures_are_queued_and_the_rest_is_named(

@@ -84,7 +84,7 @@ def prepared(rgb: np.ndarray) -> torch.Tensor:
     size = max(SIDE, int(width * scale)), max(SIDE, int(height * scale))
     left, top = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
     small = Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC).crop((left, top, left + SIDE, top + SIDE))
-    values = (np.asarray(small, np.float32) / 255 - np.float32(MEAN)) / np.float32(DEVIATION)
+    values = (np.asarray(small, np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(DEVIATION, np.float32)
     return torch.from_numpy(values.transpose(2, 0, 1).copy())[None]
 
 

@@ -70,9 +70,12 @@ def _source(studio: Studio) -> Source:
             picture = studio.picture_input(studio.text("field_image"), elem_id="img2img-picture", height=PICTURE_HEIGHT)
             other = gr.UploadButton(studio.text("other_picture"), size="sm", file_count="single", elem_id="img2img-other")
         with gr.Tab(studio.text("source_sketch"), id=SKETCH, elem_id="img2img-source-sketch") as sketch_page:
+            # With paper on it, because an empty editor asks for a picture and takes no brush.
+            blank = {"background": sources.paper(SKETCH_SIDE), "layers": [], "composite": None}
             sketch = gr.ImageEditor(
-                label=studio.text("field_sketch"), type="numpy", format="png", sources=("upload", "clipboard"), transforms=(),
-                layers=False, canvas_size=(SKETCH_SIDE, SKETCH_SIDE), brush=gr.Brush(colors=list(COLOURS), default_size=16),
+                blank, label=studio.text("field_sketch"), type="numpy", format="png", sources=("upload", "clipboard"),
+                transforms=(), layers=False, canvas_size=(SKETCH_SIDE, SKETCH_SIDE),
+                brush=gr.Brush(colors=list(COLOURS), default_size=16),
                 placeholder=studio.text("sketch_empty"), elem_id="img2img-sketch", buttons=[],
             )  # fmt: skip
         with gr.Tab(studio.text("source_folder"), id=FOLDER, elem_id="img2img-source-folder") as folder_page:
@@ -148,7 +151,7 @@ class Events:
     def _image(self, values: dict[Any, Any], visitor: gr.Request) -> Artifact:
         source = self.source
         if values[source.which] == SKETCH:
-            sketched = sources.sketch(self.studio, (values[source.sketch] or {}).get("composite"))
+            sketched = sources.sketch(self.studio, values[source.sketch])
             if sketched is None:
                 raise InvalidRequest(self.studio.say("no_sketch", visitor))
             return sketched

@@ -5,7 +5,7 @@ An input shows a stand-in (webui.plugin_api.Studio.picture_input): the original 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,15 +36,26 @@ def mask(studio: Studio, layers: Sequence[np.ndarray], picture: Artifact) -> Art
     return None if pixels is None else _stored(studio, pixels, MASK)
 
 
-def sketch(studio: Studio, composite: np.ndarray | None) -> Artifact | None:
-    """What was drawn, on white paper; None when nothing was."""
+def paper(side: int) -> np.ndarray:
+    """A white sheet, (side, side, 3) uint8."""
+    import numpy as np
+
+    return np.full((side, side, 3), 255, np.uint8)
+
+
+def sketch(studio: Studio, sheet: Mapping[str, Any] | None) -> Artifact | None:
+    """What was drawn, on white paper or a picture; None when the paper is still white. sheet: an editor's value, in RGBA."""
     from PIL import Image
 
-    if composite is None or not composite[..., 3].any():
+    # An editor in which nothing was drawn has a background alone.
+    drawing = next((sheet[name] for name in ("composite", "background") if sheet and sheet[name] is not None), None)
+    if drawing is None:
         return None
-    paper = Image.new("RGBA", composite.shape[1::-1], "white")
-    paper.alpha_composite(Image.fromarray(composite, "RGBA"))
-    return _stored(studio, paper.convert("RGB"), SKETCH)
+    whole = Image.new("RGBA", drawing.shape[1::-1], "white")
+    whole.alpha_composite(Image.fromarray(drawing))
+    rgb = whole.convert("RGB")
+    is_white = all(low == 255 for low, _high in rgb.getextrema())
+    return None if is_white else _stored(studio, rgb, SKETCH)
 
 
 def shown(studio: Studio, artifact: Artifact, visitor: Any) -> str | None:
