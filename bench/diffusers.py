@@ -104,7 +104,8 @@ def main() -> int:
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(asked.threads)
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}", flush=True)
+    load_now = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""  # Windows has none
+    print(f"{os.cpu_count()} cores{load_now}, Python {sys.version.split()[0]}", flush=True)
     model = chosen(asked)
     size = asked.size or ((256, 256) if asked.random == "sd1" else native_size(model))
     sides = [make(model, asked, size) for make in (ours, theirs)]

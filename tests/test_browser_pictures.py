@@ -313,3 +313,5 @@ def test_a_shape_and_a_preset_set_what_they_say(page: sync_api.Page):
     page.get_by_role("option", name="Quick").click()
     page.wait_for_function("document.querySelector('#field-txt2img-steps input[type=number]').value === '10'")
     assert held(page, "#field-txt2img-sampler") == "UniPC"
+    write(page, "txt2img", steps="12")
+    page.wait_for_function("document.querySelector('#field-txt2img-preset input').value === 'Own choice'")

@@ -390,6 +390,18 @@ def test_an_unknown_model_is_said_with_near_names(shelf: Path, tmp_path: Path):
         run(context(shelf, tmp_path), model="panter")
 
 
+def test_a_model_of_that_name_with_another_hash_is_used_and_that_is_said(shelf: Path, tmp_path: Path):
+    ctx = context(shelf, tmp_path)
+    found = run(ctx, model="first [0123456789]").data
+    assert ctx.warnings == ["There is no model with the hash 0123456789 here; first, which has the same name, was used."]
+    same = context(shelf, tmp_path / "same")
+    run(same, model=f"first [{found['model_hash'].upper()}]")
+    assert same.warnings == []
+    plot = context(shelf, tmp_path / "plot")
+    run(plot, "plot", x_axis="Model", x_values="first, first [0123456789]", steps=1)
+    assert plot.warnings == ctx.warnings
+
+
 def test_a_model_that_was_replaced_in_the_middle_of_a_job_ends_it(models: Path, tmp_path: Path):
     ctx = context(models, tmp_path / "out")
     crash(ctx, "begin", "batch 1", batch_count=2)
@@ -427,15 +439,18 @@ def test_a_device_that_is_not_there_is_said(shelf: Path, tmp_path: Path):
         ("txt2img", {"sampler": "Eular"}, "There is no sampler “Eular”. Did you mean Euler"),
         ("txt2img", {"schedule": "Kara"}, "There is no schedule “Kara”. Did you mean Karras"),
         ("txt2img", {"hires": True, "hires_upscaler": "Latnt"}, "There is no upscaler “Latnt”"),
+        ("txt2img", {"size": "2048x64", "hires": True, "hires_scale": 4}, "Hires would make 8192x256 pixels"),
         ("txt2img", {"filmstrip": "first"}, "The film strip wants numbers of steps"),
         ("img2img", {"image": "nothing"}, "There is no file with the id 'nothing'"),
         ("img2img", {"image": "words"}, "words.png is not a picture that can be read"),
         ("inpaint", {"image": "photo", "mask": "black"}, "The mask is empty. Paint over the part"),
+        ("inpaint", {"image": "photo", "mask": "other"}, "The mask is 72x64, and the picture 64x64."),
     ],
 )
 def test_what_cannot_be_made_is_a_sentence(shelf: Path, tmp_path: Path, kind: str, asked: dict, said: str):
-    files = {name: tmp_path / f"{name}.png" for name in ("photo", "black", "words")}
+    files = {name: tmp_path / f"{name}.png" for name in ("photo", "black", "words", "other")}
     photo(files["photo"])
+    painted(files["other"], (72, 64))
     Image.new("L", (64, 64)).save(files["black"])
     files["words"].write_text("no picture")
     with pytest.raises(InvalidRequest) as refused:
@@ -653,6 +668,15 @@ def test_values_that_cannot_be_used_here_are_left_out(tmp_path: Path):
     file.write_bytes(infotext.embed(Image.new("RGB", (64, 64)), text))
     fields = BY_NAME["txt2img"].recall(file)
     assert fields == {"prompt": "a cat", "negative": "", "sampler": "Euler", "clip_skip": 2, "tiling": False, "hires": False}
+
+
+@pytest.mark.parametrize("fact", ["Own size: True", "Galatea: img2img", "X Type: 7", "Model hash: x", "Hires upscale: x"])
+def test_strange_facts_do_no_harm(tmp_path: Path, fact: str):
+    file = tmp_path / "strange.png"
+    text = f"a\nSteps: 1, Sampler: Euler, CFG scale: 2, {fact}"
+    file.write_bytes(infotext.embed(Image.new("RGB", (8, 8)), text))
+    (fields,) = (fields for kind in KINDS if (fields := kind.recall(file)))
+    assert fields["steps"] == 1 and "size" not in fields
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG broken", b"no picture", None])

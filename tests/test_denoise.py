@@ -12,7 +12,8 @@ from PIL import Image
 
 from tests import tiny
 from webui.imaging import latents as vae_latents
-from webui.imaging.denoise import Keep, Step, begin, denoise, steps_of
+from webui.imaging import preview
+from webui.imaging.denoise import Keep, Step, _mixture, begin, denoise, steps_of
 from webui.imaging.encode import Conditioner, Conditionings
 from webui.imaging.load import Model
 from webui.imaging.masks import for_latents
@@ -190,6 +191,24 @@ class _Untouched:
 
     def step(self) -> None:
         raise AssertionError
+
+
+class OnApple(torch.Tensor):
+    """As a tensor on Apple's GPUs, which have no doubles."""
+
+    def double(self) -> torch.Tensor:
+        raise TypeError("the MPS framework doesn't support float64")
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+def test_what_a_step_shows_needs_no_doubles_on_the_device(monkeypatch: pytest.MonkeyPatch, sd1: Model):
+    alphas = torch.linspace(0.99, 0.01, 1000)
+    assert _mixture(alphas.as_subclass(OnApple), 10.5) == _mixture(alphas, 10.5)
+    real = vae_latents.encode
+    monkeypatch.setattr(vae_latents, "encode", lambda *given: real(*given).as_subclass(OnApple))
+    assert preview._fit(sd1.vae, "cpu").colours.shape == (5, 3)
 
 
 def test_seeds_follow_the_web_uis_rule():

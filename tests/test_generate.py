@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,13 @@ def test_a_film_strip_of_anything_but_steps_is_refused(model: Model, written: st
     assert film_steps(" 1 2;3, ") == {1, 2, 3}
 
 
+@pytest.mark.parametrize(("scale", "refused"), [(2.0, False), (2.01, True)])
+def test_hires_fix_makes_nothing_larger_than_may_be_asked_for(model: Model, scale: float, refused: bool):
+    request = Txt2Img(size="64x2048", hires=True, hires_scale=scale)
+    with pytest.raises(InvalidRequest, match="128x4120 pixels, and the most is 4096") if refused else nullcontext():
+        txt2img(model, request, Watcher(), 1)
+
+
 UNKNOWN = [{"sampler": "Eular"}, {"schedule": "Karas"}, {"hires": True, "hires_upscaler": "4x-What"}, {"clip_skip": 9}]
 
 
@@ -237,12 +245,12 @@ def test_stopping_keeps_what_is_there(model: Model):
     assert drawn(model, Watcher(patience=0)) == []
 
 
-@pytest.mark.parametrize("step", [0, 2, 6])
+@pytest.mark.parametrize("step", [0, 2, 4, 7])
 def test_skipping_leaves_out_one_batch_and_the_next_goes_on(model: Model, step: int):
     wishes = iter([*[False] * step, True])
     asked = {"batch_count": 3, "batch_size": 2}
     pictures = drawn(model, how=How(skip=lambda: next(wishes, False)), **asked)
-    left_out = step // 4
+    left_out = step // 5  # it is asked before each of the 4 steps, and once the picture is there
     assert [one.skipped for one in pictures] == [number // 2 == left_out for number in range(6)]
     for one, whole in zip(pictures, drawn(model, **asked), strict=True):
         assert one.seed == whole.seed and (one.skipped or np.array_equal(one.rgb, whole.rgb))

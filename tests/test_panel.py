@@ -259,8 +259,10 @@ def test_only_the_tab_that_is_broken_is_left_out(tmp_path: Path, monkeypatch: py
     service.close()
     shown = {tab.id: tab.visible for tab in page.blocks.values() if isinstance(tab, gr.Tab)}
     assert shown == {"broken": False, "whole": True, "history": True, "system": True}
-    assert [failure.name for failure in plugins.failures] == ["pair: broken"]
-    assert set(seen[0].forms.offered) == {"whole"} and {place.tab for place in seen[0].sending.places} == {"whole"}
+    assert [(failure.name, failure.tab) for failure in plugins.failures] == [("pair", "broken")]
+    collect = next(event.fn for event in page.fns.values() if event.name == "collect")
+    assert "The tab “broken” of the extension “pair” could not be shown. RuntimeError: half built" in collect(visitor())["value"]
+    assert {offer.tab for offer in (*seen[0].forms.offered, *seen[0].sending.places)} == {"whole"}
     assert set(buttons(page)) & {"send-history-send_whole", "send-whole-send_broken"} == {"send-history-send_whole"}
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.test_builtin import BY_NAME, calm, context, crash, made, models, photo, pixels, run, shelf, skipping
 from webui.builtin import axes, grid, studio
-from webui.builtin.kinds import PlotRequest
+from webui.builtin.kinds import PlotRequest, plot_cells
 from webui.builtin.tabs import plot
 from webui.errors import Cancelled, InvalidRequest
 from webui.imaging import infotext
@@ -37,10 +37,12 @@ def written(axis: str, values: str) -> list[str]:
         ("Steps", "10-4 (-3), 20", ["10", "7", "4", "20"]),
         ("Steps", "1-10 [4]", ["1", "4", "7", "10"]),
         ("Steps", "1-10[5],", ["1", "3", "5", "7", "10"]),
+        ("Steps", "1,\r2\r\n3\n\0 4", ["1", "2", "3", "4"]),
         ("CFG scale", "1-2 (+0.5)", ["1.0", "1.5", "2.0"]),
         ("CFG scale", "5, 7.5", ["5.0", "7.5"]),
         ("CFG scale", "1-10 [4]", ["1.0", "4.0", "7.0", "10.0"]),
         ("Seed", "-1, 9, -1", ["5", "9", "7"]),
+        ("Seed", "4294967295, -1", ["4294967295", "6"]),
         ("Prompt S/R", 'red, "very, very blue",', ["red", "very, very blue", ""]),
         ("Model", '"a, b.safetensors", pocket', ["a, b.safetensors", "pocket"]),
         ("Size", "64x96, 128 x 64", ["64x96", "128 x 64"]),
@@ -69,6 +71,14 @@ def test_values_are_written_as_in_a1111(axis: str, values: str, expected: list[s
         ({"x_axis": "Hires steps", "x_values": "1, 2"}, "Hires steps changes nothing without hires."),
         ({"x_axis": "Denoising strength", "x_values": "0.1, 0.2"}, "Denoising strength changes nothing here."),
         ({"image": "a", "hires": True}, "Leave the picture out, or hires."),
+        ({"x_axis": "Steps", "x_values": "1-5 [0]"}, "Steps wants numbers"),
+        ({"x_axis": "Prompt S/R"}, "the axis Prompt S/R has no values."),
+        ({"x_axis": "Steps", "x_values": "9" * 5000}, "Steps wants numbers"),
+        ({"x_axis": "CFG scale", "x_values": f"1-2 (+0.{'0' * 320}1)"}, "CFG scale wants numbers"),
+        ({"x_axis": "Steps", "x_values": f"1-2 [{'9' * 5000}]"}, "Steps wants numbers"),
+        ({"x_axis": "Model", "x_values": "a" * 301}, "Model “aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…” has more than 300"),
+        ({"x_axis": "Sampler", "x_values": "a" * 61}, "has more than 60 characters."),
+        ({"prompt": "a" * 8000, "x_axis": "Prompt S/R", "x_values": f"a,{'b' * 7000}"}, "a prompt has more than 8000"),
         ({"x_axis": "Style"}, "'x_axis' must be 'Nothing', 'Seed'"),
         ({"batch_count": 2}, "'batch_count' is not an option here."),
     ],
@@ -77,6 +87,11 @@ def test_what_cannot_be_drawn_is_refused_at_once(asked: dict[str, Any], said: st
     with pytest.raises(InvalidRequest) as refused:
         validated(PlotRequest, {**WORDS, **asked})
     assert said in str(refused.value)
+
+
+def test_seeds_begin_again_behind_the_last():
+    request = validated(PlotRequest, {"x_axis": "Seed", "x_values": "-1, -1", "seed": 2**32 - 1})
+    assert [cell.fields["seed"] for cell in plot_cells(request, 2**32 - 1)[1]] == [2**32 - 1, 0]
 
 
 def test_names_that_are_not_there_are_said_before_anything_is_made(shelf: Path, tmp_path: Path):
@@ -138,6 +153,9 @@ def test_what_was_skipped_or_not_made_is_grey(shelf: Path, tmp_path: Path):
     assert len(result.artifacts) == 3 and result.data["skipped"] == 1 and not result.data["complete"]
     sheet = pixels(result.artifacts[0].path)
     assert (sheet[:, 64:128] == grid.MISSING).all() and sheet[:, 128:].std() > 1
+    ctx = context(shelf, tmp_path / "stop")
+    ctx._on = lambda what, name: setattr(ctx, "cancelled", ctx.cancelled or name == "picture 1")
+    assert run(ctx, "plot", **asked).data["skipped"] == 0 and ctx.warnings == []
     ctx = context(shelf, tmp_path / "cancel")
     ctx.cancelled = True
     with pytest.raises(Cancelled):
@@ -156,6 +174,22 @@ def test_a_sheet_gives_back_the_request_and_a_picture_its_own(shelf: Path, tmp_p
     assert made(again) == made(result)
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"x_axis": "Sampler", "x_values": "DPM++ 2M, Euler a", "size": None},
+        {"x_axis": "Variation strength", "x_values": "0, 0.5", "variation_seed": 7, "clip_skip": 2},
+        {"x_axis": "Seed", "x_values": "-1, 3, -1", "variation": 0.5, "schedule": "karras"},
+    ],
+)
+def test_what_differs_between_cells_is_not_in_the_sheets_own_settings(shelf: Path, tmp_path: Path, asked: dict[str, Any]):
+    result = run(skipping(context(shelf, tmp_path), "denoising, picture 1 of 3"), "plot", **asked)
+    fields = BY_NAME["plot"].recall(result.artifacts[0].path)
+    assert fields["seed"] == 5
+    again = BY_NAME["plot"].handler(context(shelf, tmp_path / "again"), validated(PlotRequest, fields))
+    assert made(again)[-1] == made(result)[-1]
+
+
 def test_a_plot_of_a1111_is_read(tmp_path: Path):
     text = "a cat\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 512x512, Script: X/Y/Z plot, X Type: Var. strength, "
     file = tmp_path / "grid.png"
@@ -164,8 +198,13 @@ def test_a_plot_of_a1111_is_read(tmp_path: Path):
     assert (fields["x_axis"], fields["x_values"]) == ("Variation strength", "0.1, 0.2") and "y_axis" not in fields
 
 
-def test_the_legend_is_written_and_wrapped_and_chinese_where_a_font_has_it(monkeypatch: pytest.MonkeyPatch):
-    black = {(0, 0): np.zeros((64, 64, 3), np.uint8)}
+def black_square(folder: Path) -> dict[tuple[int, int], Path]:
+    Image.new("RGB", (64, 64)).save(folder / "black.png")
+    return {(0, 0): folder / "black.png"}
+
+
+def test_the_legend_is_written_and_wrapped_and_chinese_where_a_font_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    black = black_square(tmp_path)
     plain = grid.sheet(black, ["CFG scale: 7.5"], ["a long value that has to be wrapped into lines"])
     assert plain.rgb.shape[1] <= 130 and plain.rgb.shape[0] > 64 and not plain.boxes
     monkeypatch.setattr(grid, "EAST_ASIAN_FONTS", ())
@@ -173,9 +212,9 @@ def test_the_legend_is_written_and_wrapped_and_chinese_where_a_font_has_it(monke
     assert not grid.sheet(black, ["红发"], [""], legend=False).boxes
 
 
-def test_a_huge_sheet_is_made_smaller(monkeypatch: pytest.MonkeyPatch):
+def test_a_huge_sheet_is_made_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(grid, "MOST_PIXELS", 64 * 64)
-    found = grid.sheet({(0, 0): np.zeros((64, 64, 3), np.uint8)}, ["a", "b"], ["c", "d"], legend=False)
+    found = grid.sheet(black_square(tmp_path), ["a", "b"], ["c", "d"], legend=False)
     assert found.scale == 0.5 and found.rgb.shape == (64, 64, 3) and (found.rgb[:32, :32] == 0).all()
 
 

@@ -92,6 +92,21 @@ def test_what_is_safe_or_not_to_be_looked_at_is_as_it_is(models: Path, tmp_path:
     assert ctx.warnings == []
 
 
+def test_its_config_cannot_name_code(tmp_path: Path):
+    write_checker(tmp_path)
+    path = tmp_path / "config.json"
+    evil = {"attn_implementation": "some/kernel", "_attn_implementation": "some/kernel", "auto_map": {"AutoModel": "evil.Model"}}
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | evil | {"vision_config": config["vision_config"] | evil}))
+    assert safety.load(tmp_path).network.config._attn_implementation != "some/kernel"
+
+
+def test_an_older_config_keeps_its_numbers_in_another_place(tmp_path: Path):
+    write_checker(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"projection_dim": 8, "vision_config": {}, "vision_config_dict": VISION}))
+    assert safety.load(tmp_path).network.config.vision_config.hidden_size == VISION["hidden_size"]
+
+
 @pytest.mark.parametrize("spoil", ["empty", "lacking", "other", "no config"])
 def test_a_broken_checker_is_said_instead_of_letting_all_through(models: Path, tmp_path: Path, spoil: str):
     folder = models / "safety-checker"

@@ -143,7 +143,7 @@ def filled(studio: TabStudio, request: TalkingHeadRequest, *without: str, visito
     """What the form shows of a request, by the widgets' ids; `without` some of its fields."""
     with gr.Blocks(analytics_enabled=False) as page:
         build(replace(studio, page=page))
-    form = studio.forms.offered["talk"]
+    form = studio.forms.of("talk")
     updates = form.fill({name: value for name, value in request.model_dump().items() if name not in without}, visitor)
     assert set(updates) == set(form.outputs)
     return {widget.elem_id: value for widget, value in updates.items()}

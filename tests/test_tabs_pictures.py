@@ -93,6 +93,11 @@ def plain(events: Any) -> dict[Any, Any]:
     return {widget: widget.value for widget in plots.inputs} if plots else {}
 
 
+def sketch(events: Any) -> dict[Any, Any]:
+    """Nothing is drawn, where a tab has paper."""
+    return {events.source.sketch: None} if events else {}
+
+
 @pytest.fixture
 def picture(studio: TabStudio, tmp_path: Path) -> Artifact:
     Image.fromarray(np.full((90, 160, 3), 200, np.uint8)).save(tmp_path / "photo.png")
@@ -125,18 +130,41 @@ def test_settings_filled_in_are_asked_for_again(studio: TabStudio, picture: Arti
     size = {"size": "512x512"} if tab == "txt2img" else {}
     wanted = model(**{**files, **size, "seed": 5, **fields})
     made = built(studio, tab)
-    values = {widget: getattr(widget, "value", None) for widget in studio.forms.offered[tab].outputs} | untouched(made.form)
-    values = as_shown(values, studio.forms.offered[tab].fill(wanted.model_dump(), CHINESE))
+    values = {widget: getattr(widget, "value", None) for widget in studio.forms.of(tab).outputs} | untouched(made.form)
+    values = as_shown(values, studio.forms.of(tab).fill(wanted.model_dump(), CHINESE))
     kind, asked = made.asks(values, CHINESE)
     assert (kind, model(**asked)) == (tab, wanted)
 
 
 def test_an_axis_makes_a_plot_of_what_the_form_asks_for(studio: TabStudio):
     tab = built(studio, "txt2img")
-    values = {widget: getattr(widget, "value", None) for widget in studio.forms.offered["plot"].outputs} | untouched(tab.form)
+    values = {widget: getattr(widget, "value", None) for widget in studio.forms.of("plot").outputs} | untouched(tab.form)
     wanted = PlotRequest(prompt="a fox", size="512x512", seed=5, x_axis="Steps", x_values="4, 8")
-    kind, asked = tab.asks(as_shown(values, studio.forms.offered["plot"].fill(wanted.model_dump(), CHINESE)), CHINESE)
+    kind, asked = tab.asks(as_shown(values, studio.forms.of("plot").fill(wanted.model_dump(), CHINESE)), CHINESE)
     assert (kind, PlotRequest(**asked)) == ("plot", wanted)
+
+
+def test_a_plot_that_began_with_a_picture_goes_back_to_the_tab_that_has_one(studio: TabStudio, picture: Artifact):
+    tabs = {name: built(studio, name) for name in ("txt2img", "img2img")}
+    for name, image in (("txt2img", None), ("img2img", picture.id)):
+        wanted = PlotRequest(prompt="a fox", size="512x512", seed=5, x_axis="Steps", x_values="4, 8", image=image)
+        form = studio.forms.taking("plot", wanted.model_dump())
+        assert form is not None and form.tab == name
+        tab = tabs[name]
+        values = {widget: getattr(widget, "value", None) for widget in form.outputs} | untouched(tab.form) | sketch(tab.events)
+        kind, asked = tab.asks(as_shown(values, form.fill(wanted.model_dump(), CHINESE)), CHINESE)
+        assert (kind, PlotRequest(**asked)) == ("plot", wanted)
+
+
+def test_settings_of_a_model_find_it_by_its_title_or_say_that_it_is_not_here(studio: TabStudio, monkeypatch: pytest.MonkeyPatch):
+    here = entry(studio.settings.models_dir / "dusk", "sd1")
+    monkeypatch.setattr(models, "find", lambda _settings, name, **_how: here if name == "dusk [0123456789]" else None)
+    form = built(studio, "txt2img").form
+    model, note = form.options["model"], form.others["model_note"]
+    found = form.filled({"model": "dusk [0123456789]"}, CHINESE)
+    assert found[model] == here.name and "512" in found[note]
+    gone = form.filled({"model": "v1-5 [6ce0161689]"}, CHINESE)
+    assert gone[model] == "v1-5 [6ce0161689]" and "没有“v1-5 [6ce0161689]”" in gone[note]
 
 
 def test_filling_in_opens_what_is_not_as_usual(studio: TabStudio):
@@ -209,6 +237,11 @@ def test_without_any_model_the_page_says_where_to_put_one(studio: TabStudio):
     assert "models/Stable-diffusion" in note and (width, height) == (512, 512)
 
 
+def test_a_small_installation_says_so_before_anybody_presses_generate(studio: TabStudio):
+    small = replace(studio, settings=replace(studio.settings, lite=True))
+    assert "./launch.sh --full" in built(small, "txt2img").form.load(512, 512, None)[3]
+
+
 def test_a_file_that_cannot_be_used_is_listed_with_the_reason(studio: TabStudio):
     folder = studio.settings.models_dir / "Stable-diffusion"
     folder.mkdir(parents=True)
@@ -227,6 +260,7 @@ def test_styles_are_saved_chosen_and_written_into_the_prompts(studio: TabStudio,
     assert form.apply_styles(["film"], "a fox", "", None) == ["a fox, 35mm", "drawing", []]
     values = untouched(form) | {form.options["prompt"]: "a fox", form.others["styles"]: ["film"]}
     assert (form.asked(values)["prompt"], form.asked(values)["negative"]) == ("a fox, 35mm", "drawing")
+    assert built(studio, "img2img").form.list_styles(None)["choices"] == ["film"], "the other tabs hear of it"
     with pytest.raises(gr.Error):
         form.save_style("  ", "a", "b", None)
 
@@ -271,6 +305,22 @@ def test_a_sketch_is_laid_on_white_paper(studio: TabStudio):
     blank = {"composite": None, "background": np.dstack([sources.paper(80), np.full((80, 80), 255, np.uint8)])}
     clear = {"composite": layer(80, 80), "background": None}
     assert [sources.sketch(studio, sheet) for sheet in (blank, clear, None)] == [None] * 3
+
+
+def test_what_is_wrong_is_said_with_the_pages_words_for_the_field(studio: TabStudio):
+    built(studio, "txt2img")
+    with pytest.raises(InvalidRequest) as told:
+        studio.submit("txt2img", {"seed": "is", "steps": 0}, CHINESE)
+    assert str(told.value) == "'迭代步数' must be at least 1, not 0. '随机数种子' must be a whole number, not 'is'."
+    assert studio.told(str(told.value), CHINESE).startswith("“迭代步数”不能小于 1")
+
+
+def test_where_the_folder_is_open_generate_takes_no_picture_from_elsewhere(studio: TabStudio, picture: Artifact):
+    tab = built(studio, "img2img")
+    source, values = tab.events.source, untouched(tab.form) | plain(tab.events)
+    values |= {source.which: img2img.FOLDER, source.picture: str(studio.stand_in(picture)), source.sketch: None}
+    with pytest.raises(InvalidRequest, match="Queue all pictures"):
+        tab.asks(values, None)
 
 
 def test_of_a_folder_the_pictures_are_queued_and_the_rest_is_named(

@@ -251,6 +251,17 @@ def test_a_model_is_found_by_its_hash_once_that_is_known(models: Path):
         catalog.find(expected[:9])
 
 
+def test_a_hash_says_more_than_a_name(models: Path):
+    catalog = Catalog(models)
+    beta = catalog.hashed(catalog.find("beta"))
+    assert catalog.find(f"sub/Alpha v1.5.safetensors [{beta.hash[:10]}]") == beta
+
+
+def test_an_ending_in_capitals_is_one(models: Path):
+    put(models / "Stable-diffusion" / "OLD.SAFETENSORS", SD1)
+    assert Catalog(models).find("OLD").stem == "OLD"
+
+
 def test_hashes_are_remembered_until_the_file_changes(models: Path, monkeypatch: pytest.MonkeyPatch):
     catalog = Catalog(models)
     first = catalog.hashed(catalog.find("beta")).hash

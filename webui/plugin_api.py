@@ -112,6 +112,10 @@ class Studio(Protocol):
         """A widget per request field, with bounds, default and help from the model; labels are text("field.<name>")."""
         ...
 
+    def submit(self, kind: str, fields: Mapping[str, Any], visitor: Any = None) -> Job:
+        """The same as the service's, but that what is wrong with the fields is said in the page's words for them."""
+        ...
+
     def told(self, sentence: str, visitor: Any = None) -> str:
         """What a job or an error says, in the reader's language: see the locales' sentences.*.json; else as it is."""
         ...
@@ -151,6 +155,7 @@ class Studio(Protocol):
         fill: Callable[[dict[str, Any], Any], Mapping[Any, Any]],
         *,
         title: str,
+        takes: Callable[[Mapping[str, Any]], bool] = lambda _settings: True,
     ) -> None:
         """Let jobs of this kind, and files made by them, fill this tab's form again ("use these settings again").
 
@@ -160,6 +165,7 @@ class Studio(Protocol):
         title:   key of what the page calls this kind. Its fields are called by the labels "field_<name>", their values
                  by "value_<name>_<value>" where there are such; facts of results likewise, or by "used_<name>" and, for
                  the parts of one, "used_<name>_<part>".
+        takes:   whether the settings are for this form, where several tabs offer one for the kind.
         """
         ...
 

@@ -57,10 +57,11 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Failure:
-    """An extension that did not load, and why in a sentence."""
+    """An extension that did not load, or a tab of it that could not be built, and why in a sentence."""
 
     name: str
     reason: str
+    tab: str | None = None
 
 
 @dataclass
@@ -79,12 +80,13 @@ class Plugins:
         """Their ids, in the page's order."""
         return tuple(tab for plugin in self.loaded for tab in plugin.manifest.tabs)
 
-    def report(self, name: str, error: Exception) -> None:
+    def report(self, name: str, error: Exception, tab: str | None = None) -> None:
         """Note a failure and log it: the sentence for a PluginError, the traceback for anything else."""
         expected = isinstance(error, PluginError)
         reason = str(error) if expected else f"{type(error).__name__}: {error}"
-        log.error("The extension '%s' was left out. %s", name, reason, exc_info=None if expected else error)
-        self.failures.append(Failure(name, reason))
+        what = f"The tab '{tab}' of the extension '{name}'" if tab else f"The extension '{name}'"
+        log.error("%s was left out. %s", what, reason, exc_info=None if expected else error)
+        self.failures.append(Failure(name, reason, tab))
 
 
 BUILT_IN = Path(__file__).resolve().parent

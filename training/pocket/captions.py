@@ -17,6 +17,16 @@ T = TypeVar("T")
 Kind = Literal["adjective", "with", "wearing", "loose"]
 
 
+PRAISED = 0.15
+"""Share of the captions with PRAISE around them."""
+
+PRAISE = (
+    "masterpiece", "best quality", "high quality", "highly detailed", "8k", "4k", "sharp focus", "beautiful", "cinematic",
+    "professional", "trending on artstation", "ultra realistic", "award winning", "perfect", "amazing", "hdr", "bokeh",
+    "digital art", "concept art", "studio quality",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Caption:
     """text: the caption; mentioned: names of the attributes of `Person` that it fixes."""
@@ -32,6 +42,14 @@ class Phrase:
     kind: Kind
     text: str
     mentions: frozenset[str]
+
+
+def with_praise(text: str, rng: np.random.Generator) -> str:
+    """The caption among words that people add and that say nothing about a portrait: the model learns to pass over them."""
+    if rng.random() >= PRAISED:
+        return text
+    said = rng.choice(PRAISE, rng.integers(1, 5), replace=False)
+    return ", ".join([*said, text] if rng.random() < 0.5 else [text, *said])
 
 
 def caption(person: Person, rng: np.random.Generator) -> str:

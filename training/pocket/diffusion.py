@@ -1,4 +1,4 @@
-"""Trains the UNet and the text encoder of the pocket model together, on latents of the trained VAE.
+"""Trains the UNet of the pocket model, on latents of the trained VAE and what the trained text encoder says of captions.
 
     python -m training.pocket.diffusion --work FOLDER    resumes from its last checkpoint
 """
@@ -11,33 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
-from torch import nn
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import functional as F
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel
 
-from training.pocket import checkpoint, model, pictures, portraits
+from training.pocket import checkpoint, model, pictures, portraits, words
 from training.pocket.attributes import Person
-from training.pocket.captions import caption
+from training.pocket.captions import caption, with_praise
 from training.pocket.checkpoint import moving_average, rate
 from training.pocket.vae import tensors
 
 COUNT, SIZE = 20_000, 128
 BATCH = 32
-STEPS = 9_000
+STEPS = 12_000
 RATE = 6e-4
 WARM_UP = 300
 EMPTY = 0.12
 """Share of the pictures shown without their caption, for classifier-free guidance."""
-
-PRAISED = 0.15
-"""Share of the captions with PRAISE around them."""
-
-PRAISE = (
-    "masterpiece", "best quality", "high quality", "highly detailed", "8k", "4k", "sharp focus", "beautiful", "cinematic",
-    "professional", "trending on artstation", "ultra realistic", "award winning", "perfect", "amazing", "hdr", "bokeh",
-    "digital art", "concept art", "studio quality",
-)  # fmt: skip
 
 SKIPPED = 0.15
 """Share of the steps that use the last but one layer of the text encoder, so that "clip skip 2" means the same."""
@@ -48,20 +39,26 @@ MOST_SNR = 5.0
 EMA = 0.999
 
 
-class Parts(nn.Module):
-    """What is trained: predicts the noise in latents from token ids."""
+def unet() -> UNet2DConditionModel:
+    """As it is trained: without PyTorch's fused attention, which is slow to go back through on a CPU."""
+    made = model.unet().to(memory_format=torch.channels_last)
+    made.set_attn_processor(AttnProcessor())
+    return made
 
-    def __init__(self, vocabulary: int):
-        super().__init__()
-        self.unet = model.unet().to(memory_format=torch.channels_last)
-        self.text_encoder = model.text_encoder(vocabulary)
 
-    def forward(self, noisy: torch.Tensor, times: torch.Tensor, ids: torch.Tensor, *, skip: bool) -> torch.Tensor:
-        states = self.text_encoder(ids, output_hidden_states=skip)
-        context = states.last_hidden_state
-        if skip:
-            context = self.text_encoder.final_layer_norm(states.hidden_states[-2])
-        return self.unet(noisy, times, context).sample.float()
+class TextEncoder:
+    """The trained text encoder, which stays as it is."""
+
+    def __init__(self, work: Path):
+        self._tokenizer = words.tokenizer(work)
+        self._network = CLIPTextModel.from_pretrained(work / "text_encoder", attn_implementation="eager").eval()
+
+    @torch.no_grad()
+    def states(self, texts: list[str], *, skip: bool) -> torch.Tensor:
+        """(n, 77, WIDTH). skip: of the last layer but one."""
+        ids = words.token_ids(self._tokenizer, texts)
+        states = self._network(ids, output_hidden_states=skip)
+        return self._network.final_layer_norm(states.hidden_states[-2]) if skip else states.last_hidden_state
 
 
 class Latents:
@@ -107,23 +104,9 @@ def captions(chosen: np.ndarray, mirrored: np.ndarray, rng: np.random.Generator)
     return texts
 
 
-def with_praise(text: str, rng: np.random.Generator) -> str:
-    """The caption among words that people add and that say nothing about a portrait: the model learns to pass over them."""
-    if rng.random() >= PRAISED:
-        return text
-    said = rng.choice(PRAISE, rng.integers(1, 5), replace=False)
-    return ", ".join([*said, text] if rng.random() < 0.5 else [text, *said])
-
-
 def mirrored_person(person: Person) -> Person:
     """What the mirror image shows."""
     return replace(person, light={"left": "right", "right": "left"}.get(person.light, person.light))
-
-
-def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    """(n, 77)"""
-    padded = {"padding": "max_length", "truncation": True, "max_length": model.MAX_TOKENS}
-    return tokenizer(texts, return_tensors="pt", **padded).input_ids
 
 
 def weights(times: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:
@@ -132,41 +115,35 @@ def weights(times: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:
 
 
 def train(work: Path, steps: int) -> None:
-    tokenizer, latents = _tokenizer(work), Latents(work)
+    encoder, latents = TextEncoder(work), Latents(work)
     noising = model.scheduler()
     torch.manual_seed(2)
-    parts = Parts(len(tokenizer))
-    average = moving_average(parts, EMA)
-    optimizer = torch.optim.AdamW(parts.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    network = unet()
+    average = moving_average(network, EMA)
+    optimizer = torch.optim.AdamW(network.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, WARM_UP))
 
     def step(number: int) -> float:
         rng = np.random.default_rng([13, number])
         torch.manual_seed(number)
         chosen, mirrored = rng.integers(0, len(latents), BATCH), rng.integers(0, 2, BATCH)
-        ids = token_ids(tokenizer, captions(chosen, mirrored, rng))
+        texts, skip = captions(chosen, mirrored, rng), bool(rng.random() < SKIPPED)
         clean = latents.draw(chosen, mirrored, rng)
         noise, times = torch.randn_like(clean), torch.randint(0, len(noising.alphas_cumprod), (BATCH,))
         with torch.autocast("cpu", torch.bfloat16):
-            predicted = parts(noising.add_noise(clean, noise, times), times, ids, skip=bool(rng.random() < SKIPPED))
+            states = encoder.states(texts, skip=skip)
+            predicted = network(noising.add_noise(clean, noise, times), times, states).sample.float()
         loss = (F.mse_loss(predicted, noise, reduction="none") * weights(times, noising.alphas_cumprod)).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        average.update_parameters(parts)
+        average.update_parameters(network)
         return loss.item()
 
-    kept = {"parts": parts, "average": average, "optimizer": optimizer, "schedule": schedule}
+    kept = {"unet": network, "average": average, "optimizer": optimizer, "schedule": schedule}
     checkpoint.train(work / "diffusion.pt", steps, kept, step)
-
-
-def _tokenizer(work: Path) -> CLIPTokenizer:
-    folder, rng = work / "tokenizer", np.random.default_rng(11)
-    if not folder.exists():
-        model.train_tokenizer((with_praise(caption(portraits.person(index), rng), rng) for index in range(COUNT)), folder)
-    return CLIPTokenizer.from_pretrained(folder)
 
 
 def main() -> None:

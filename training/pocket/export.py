@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel
 
-from training.pocket import diffusion, model
+from training.pocket import diffusion, model, words
 from training.pocket.checkpoint import moving_average
 from webui.imaging import preview
 
@@ -21,16 +21,15 @@ POCKET = Path("models") / "pocket"
 
 def trained(work: Path) -> StableDiffusionPipeline:
     """The parts as the last checkpoint has them."""
-    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
-    parts = moving_average(diffusion.Parts(len(tokenizer)), diffusion.EMA)
-    parts.load_state_dict(torch.load(work / "diffusion.pt", weights_only=True)["average"])
+    unet = moving_average(model.unet(), diffusion.EMA)
+    unet.load_state_dict(torch.load(work / "diffusion.pt", weights_only=True)["average"])
     vae = AutoencoderKL.from_pretrained(work / "vae")
     vae.register_to_config(scaling_factor=round(diffusion.Latents(work).factor, 5))
     return StableDiffusionPipeline(
         vae=vae,
-        text_encoder=parts.module.text_encoder,
-        tokenizer=tokenizer,
-        unet=parts.module.unet,
+        text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
+        tokenizer=words.tokenizer(work),
+        unet=unet.module,
         scheduler=model.scheduler(),
         safety_checker=None,
         feature_extractor=None,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from webui.imaging.requests import Txt2Img, read_size
+from webui.imaging.requests import MAX_PROMPT, SEEDS, Txt2Img, read_size
 
 AxisName = Literal[
     "Nothing", "Seed", "Variation seed", "Variation strength", "Steps", "CFG scale", "Prompt S/R", "Sampler", "Schedule type",
@@ -38,9 +38,9 @@ _THEIRS = {
 }  # fmt: skip
 """A1111's names that are others than ours."""
 
-_WHOLE, _NUMBER = r"([+-]?\d+)", r"([+-]?\d+(?:\.\d*)?)"
-_RANGE = r"{0}\s*-\s*{0}(?:\s*\(\s*{0}\s*\)|\s*\[\s*(\d+)\s*\])?"
-_OWN_VAE = ("none", "automatic", "")
+_WHOLE, _NUMBER = r"([+-]?\d{1,12})", r"([+-]?\d{1,12}(?:\.\d{0,12})?)"
+_RANGE = r"{0}\s*-\s*{0}(?:\s*\(\s*{0}\s*\)|\s*\[\s*([1-9]\d{{0,11}})\s*\])?"
+_OWN_VAE = ("none", "automatic")
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,15 @@ class Value:
     replacement: str = ""
 
     def applied(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The fields with this value."""
-        prompts = {name: fields[name].replace(self.search, self.replacement) for name in ("prompt", "negative") if self.search}
+        """The fields with this value. Raises ValueError when that makes a prompt too long."""
+        prompts = {name: self._exchanged(fields[name]) for name in ("prompt", "negative") if self.search}
         return {**fields, **prompts, **self.changes}
+
+    def _exchanged(self, prompt: str) -> str:
+        # Looked at before it is done: on three axes it could fill all memory.
+        if len(prompt) + prompt.count(self.search) * (len(self.replacement) - len(self.search)) > MAX_PROMPT:
+            raise ValueError(f"with “{self.replacement[:60]}” a prompt has more than {MAX_PROMPT} characters. Shorten it")
+        return prompt.replace(self.search, self.replacement)
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def values(axis: str, written: str, request: Mapping[str, Any]) -> list[Value]:
     read = _READERS.get(_type_of(field), _texts)
     found = [value for part in parts for value in read(axis, part)]
     if field == "seed":
-        found = [request["seed"] + place if value == -1 else value for place, value in enumerate(found)]
+        found = [(request["seed"] + place) % SEEDS if value == -1 else value for place, value in enumerate(found)]
     return [Value(str(value), {field: _kept(axis, field, value)}) for value in found]
 
 
@@ -117,7 +123,9 @@ def cells(request: BaseModel, base: dict[str, Any]) -> tuple[dict[str, list[Valu
 
 
 def _listed(written: str) -> list[str]:
-    return [part.strip() for line in csv.reader(io.StringIO(written), skipinitialspace=True) for part in line]
+    # csv refuses a lone carriage return, and Python 3.10's a NUL.
+    lines = io.StringIO(written.replace("\0", " "), newline=None)
+    return [part.strip() for line in csv.reader(lines, skipinitialspace=True) for part in line]
 
 
 def _type_of(field: str) -> type | None:
@@ -170,7 +178,9 @@ def _kept(axis: str, field: str, value: Any) -> Any:
     if field == "vae" and value.lower() in _OWN_VAE:
         return None
     for rule in Txt2Img.model_fields[field].metadata:
-        low, high = getattr(rule, "ge", None), getattr(rule, "le", None)
+        low, high, longest = (getattr(rule, bound, None) for bound in ("ge", "le", "max_length"))
+        if longest is not None and len(value) > longest:
+            raise ValueError(f"{axis} “{value[:40]}…” has more than {longest} characters. Shorten it")
         if low is not None and value < low:
             raise ValueError(f"{axis} must be at least {low:.12g}, not {value:.12g}")
         if high is not None and value > high:

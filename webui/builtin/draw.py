@@ -26,9 +26,11 @@ from webui.imaging.generate import How, Picture
 from webui.imaging.load import Model
 from webui.imaging.noise import seeds
 from webui.imaging.prompt import strip_networks
+from webui.imaging.requests import read_size
 from webui.imaging.resize import upscaler
 from webui.imaging.safety import blurred
 from webui.plugin_api import Artifact, Cancelled, JobContext, JobResult, UnsupportedModel, read_picture
+from webui.weights.catalog import read_title
 
 if TYPE_CHECKING:
     from webui.imaging.preview import Previewer
@@ -58,6 +60,7 @@ def run(ctx: JobContext, request: Request, started: float) -> JobResult:
     ctx.progress(0.0, "choosing the model")
     check(request)
     means = Means(**ctx.step("means", lambda: asdict(studio.choose(ctx.settings, request))))
+    tell_exchanged(ctx, request, means)
     make = prepared(ctx, request, means.longest_side)
     with ExitStack() as stack:
         batches = Batches(ctx, request, means, make, stack)
@@ -85,6 +88,15 @@ def check(request: Request) -> None:
     generate.film_steps(request.filmstrip)
     if isinstance(request, Txt2ImgRequest) and request.hires:
         upscaler(request.hires_upscaler)
+        if request.size:
+            generate.hires_size(request, *read_size(request.size))
+
+
+def tell_exchanged(ctx: JobContext, request: Request, means: Means) -> None:
+    """Say so when the model that was asked for by name and hash has another hash here."""
+    _, digits = read_title(request.model or "")
+    if not means.model_hash.startswith(digits):
+        ctx.warn(f"There is no model with the hash {digits} here; {means.model}, which has the same name, was used.")
 
 
 def prepared(ctx: JobContext, request: Request, longest_side: int) -> Make:

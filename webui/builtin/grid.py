@@ -1,9 +1,13 @@
-"""One picture of many: the sheet of an X/Y/Z plot, with what differs written beside rows and columns. Reads fonts alone."""
+"""One picture of many: the sheet of an X/Y/Z plot, with what differs written beside rows and columns.
+
+Reads fonts and the pictures, of which it never holds more than one: hundreds would take more memory than the model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,17 +35,17 @@ class Sheet:
     boxes: bool
 
 
-Pictures = Mapping[tuple[int, int], np.ndarray]
-"""By column and row."""
+Pictures = Mapping[tuple[int, int], Path]
+"""Files of pictures by column and row."""
 
 
 def sheet(pictures: Pictures, columns: Sequence[str], rows: Sequence[str], title: str = "", *, legend: bool = True) -> Sheet:
-    """Pictures, (H, W, 3) uint8 RGB, on paper; grey where there is none. Those of different sizes are centred.
+    """The pictures on paper; grey where there is none. Those of different sizes are centred.
 
     columns, rows: a label for each. Without a legend neither they nor the title are written.
     """
-    width = max((one.shape[1] for one in pictures.values()), default=64)
-    height = max((one.shape[0] for one in pictures.values()), default=64)
+    sizes = [_size(file) for file in pictures.values()]
+    width, height = max((one for one, _ in sizes), default=64), max((one for _, one in sizes), default=64)
     scale = min(1.0, (MOST_PIXELS / (width * len(columns) * height * len(rows))) ** 0.5)
     width, height = max(1, int(width * scale)), max(1, int(height * scale))
     font, boxes = _font("".join((*columns, *rows, title)), max(10, (width + height) // 26))
@@ -62,12 +66,18 @@ def sheet(pictures: Pictures, columns: Sequence[str], rows: Sequence[str], title
     return Sheet(np.asarray(paper), scale, boxes and legend)
 
 
-def _put(paper: Image.Image, rgb: np.ndarray | None, box: tuple[int, int, int, int], scale: float) -> None:
+def _size(file: Path) -> tuple[int, int]:
+    with Image.open(file) as picture:
+        return picture.size
+
+
+def _put(paper: Image.Image, file: Path | None, box: tuple[int, int, int, int], scale: float) -> None:
     left, top, width, height = box
-    if rgb is None:
+    if file is None:
         paper.paste(MISSING, (left, top, left + width, top + height))
         return
-    picture = Image.fromarray(rgb)
+    with Image.open(file) as opened:
+        picture = opened.convert("RGB")
     if scale < 1:
         smaller = max(1, int(picture.width * scale)), max(1, int(picture.height * scale))
         picture = picture.resize(smaller, Image.Resampling.LANCZOS)

@@ -114,14 +114,12 @@ def plot(ctx: JobContext, request: PlotRequest) -> JobResult:
 
 def loaded() -> Sequence[Loaded]:
     """The models that this process holds."""
-    studio = sys.modules.get("webui.builtin.studio")  # not imported: nothing was ever loaded
-    return studio.loaded() if studio else ()
+    return studio.loaded() if (studio := _studio()) else ()
 
 
 def machine(settings: Settings) -> dict[str, Any]:
     """The device that they run on."""
-    studio = sys.modules.get("webui.builtin.studio")
-    return studio.machine(settings) if studio else {}
+    return studio.machine(settings) if (studio := _studio()) else {}
 
 
 def warm_up() -> None:
@@ -134,8 +132,15 @@ def warm_up() -> None:
 
 def unload() -> None:
     """Let go of them."""
-    if studio := sys.modules.get("webui.builtin.studio"):
+    if studio := _studio():
         studio.unload()
+
+
+def _studio() -> Any:
+    """The module that holds the models; None while nothing has needed it."""
+    name = "webui.builtin.studio"
+    # Imported again, not taken out of sys.modules: another thread may be importing it, and this waits for it.
+    return importlib.import_module(name) if name in sys.modules else None
 
 
 KINDS = tuple(

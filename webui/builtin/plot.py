@@ -10,9 +10,6 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from webui.builtin import draw, save, studio
 from webui.builtin.axes import AXES, NOTHING, Cell, Value
 from webui.builtin.grid import Sheet, sheet
@@ -20,6 +17,9 @@ from webui.builtin.kinds import Img2ImgRequest, PlotRequest, Txt2ImgRequest, plo
 from webui.builtin.studio import Means
 from webui.imaging import infotext
 from webui.plugin_api import Artifact, Cancelled, JobContext, JobResult
+
+SKIPPED: dict[str, Any] = {}
+"""What a step gives back whose picture was skipped."""
 
 Lines = dict[str, list[Value]]
 CellRequest = Txt2ImgRequest | Img2ImgRequest
@@ -34,6 +34,8 @@ def run(ctx: JobContext, request: PlotRequest) -> JobResult:
     for one in asked:
         draw.check(one)
     means = [Means(**one) for one in ctx.step("means", lambda: _chosen(ctx, asked))]
+    for one, chosen in zip(asked, means, strict=True):
+        draw.tell_exchanged(ctx, one, chosen)
     order = sorted(range(len(cells)), key=lambda number: means.index(means[number]))
     with ExitStack() as stack:
         pictures = Pictures(ctx, asked, means, order, stack)
@@ -41,7 +43,7 @@ def run(ctx: JobContext, request: PlotRequest) -> JobResult:
     found = {one["number"]: one for one in made if one}
     if not found:
         raise Cancelled("The job ended before the first picture of the plot was there.")
-    if skipped := made.count(None):
+    if skipped := made.count(SKIPPED):
         ctx.warn(f"Skipped pictures, which were not kept: {skipped}.")
     ctx.progress(1.0, "saving")
     sheets = [_sheet(ctx, request, lines, cells, found, z) for z in range(len(lines["z"]))]
@@ -92,7 +94,8 @@ class Pictures:
         self._taken: tuple[Means, Any] | None = None
 
     def make(self, place: int) -> dict[str, Any] | None:
-        """Make the picture of this place in the order, and leave it in the job's folder. None when it was skipped or stopped."""
+        """Make the picture of this place in the order, and leave it in the job's folder. SKIPPED when it was; None when the job
+        was stopped before there was anything of it."""
         number = self._order[place]
         request, means = self._asked[number], self._means[number]
         self._watch.part, self._watch.span = place, (place, place + 1)
@@ -103,7 +106,7 @@ class Pictures:
         model, how, seen = self._taken[1]
         seed = self._ctx.seed if request.seed is None else request.seed
         for picture in self._draw(model, request, self._watch, seed, how):
-            return None if picture.skipped else draw.left(self._ctx, request, means, number, seen(picture))
+            return SKIPPED if picture.skipped else draw.left(self._ctx, request, means, number, seen(picture))
         return None
 
 
@@ -112,22 +115,17 @@ def _sheet(
 ) -> Artifact:
     """Save the sheet of a z value."""
     here = {number: cell for number, cell in enumerate(cells) if cell.z == z and number in found}
-    pictures = {(cell.x, cell.y): _pixels(ctx, number) for number, cell in here.items()}
+    pictures = {(cell.x, cell.y): ctx.folder / draw.name(number) for number, cell in here.items()}
     labels = {axis: [_label(request, axis, value) for value in lines[axis]] for axis in AXES}
     made = sheet(pictures, labels["x"], labels["y"], labels["z"][z], legend=request.legend)
     _tell(ctx, made)
     ctx.preview(made.rgb, finished=True)
-    text = infotext.write(_facts(request, next(iter(found.values()))["infotext"]), request.prompt, request.negative)
+    text = infotext.write(_facts(request, ctx.seed, next(iter(found.values()))["infotext"]), request.prompt, request.negative)
     words = draw.stem(request.prompt)
     with ctx.output(".png", f"{words} plot" if len(lines["z"]) == 1 else f"{words} plot {z + 1}") as output:
         save.write_picture(output.path, made.rgb, text)
     assert output.artifact is not None
     return output.artifact
-
-
-def _pixels(ctx: JobContext, number: int) -> np.ndarray:
-    with Image.open(ctx.folder / draw.name(number)) as picture:
-        return np.asarray(picture.convert("RGB"))
 
 
 def _label(request: PlotRequest, axis: str, value: Value) -> str:
@@ -142,9 +140,15 @@ def _tell(ctx: JobContext, made: Sheet) -> None:
         ctx.warn("This computer has no font with all letters of the plot's legend: those that it lacks are boxes.")
 
 
-def _facts(request: PlotRequest, of_a_picture: str) -> dict[str, object]:
-    """A1111's facts of a plot. of_a_picture: the infotext of one of its pictures: what is the same in all."""
+def _facts(request: PlotRequest, seed: int, of_a_picture: str) -> dict[str, object]:
+    """A1111's facts of a plot, of which it can be made again. seed: the job's.
+
+    of_a_picture: the infotext of one of its pictures. What may follow there from that one's own values is as it was asked for.
+    """
     facts: dict[str, object] = {**infotext.read(of_a_picture).facts, save.UNFINISHED: None, save.SAFETY: None}
+    facts |= {"Sampler": request.sampler, "Schedule type": request.schedule, "Clip skip": request.clip_skip, "Seed": seed}
+    facts |= {"Variation seed": request.variation_seed, "Variation seed strength": request.variation or None}
+    facts |= {"VAE": request.vae, "VAE hash": None, save.OWN_SIZE: True if request.size is None else None}
     facts |= {save.KIND: "plot", save.SCRIPT: save.PLOT}
     for axis in AXES:
         if (name := getattr(request, f"{axis}_axis")) != NOTHING:

@@ -109,7 +109,7 @@ def fields(found: Infotext) -> dict[str, Any]:
     if "Model" in facts or "Model hash" in facts:
         known["model"] = _title(facts.get("Model", ""), facts.get("Model hash", ""))
     if OWN_SIZE in facts:
-        del known["size"]
+        known.pop("size", None)
     return known
 
 

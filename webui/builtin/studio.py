@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +19,7 @@ from webui.imaging.requests import PictureRequest
 from webui.imaging.safety import Checker
 from webui.plugin_api import InvalidRequest, Loaded, ModelMissing, OutOfMemory, UnsupportedModel
 from webui.weights.cache import Cache
-from webui.weights.catalog import Catalog, Entry
+from webui.weights.catalog import Catalog, Entry, shared
 
 if TYPE_CHECKING:
     from webui.plugin_api import Settings
@@ -132,8 +131,7 @@ def checker(settings: Settings) -> Iterator[Checker | None]:
         found = safety.load(folder)
         return found, found.bytes
 
-    _, where = find_device(settings.device)
-    with models(where).lease(_Key(safety.FOLDER, str(folder), None, "safety", "fp32", "cpu"), read) as found:
+    with models("cpu").lease(_Key(safety.FOLDER, str(folder), None, "safety", "fp32", "cpu"), read) as found:
         yield found
 
 
@@ -185,12 +183,7 @@ def warm_up() -> None:
 
 def catalog(settings: Settings) -> Catalog:
     """The models of this studio."""
-    return _catalog(settings.models_dir, settings.allow_pickles)
-
-
-@lru_cache
-def _catalog(models_dir: Path, allow_pickles: bool) -> Catalog:
-    return Catalog(models_dir, allow_pickles=allow_pickles)
+    return shared(settings.models_dir, settings.allow_pickles)
 
 
 _caches: dict[str, Cache] = {}

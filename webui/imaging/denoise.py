@@ -71,7 +71,9 @@ class Step:
 def _mixture(alphas_cumprod: Tensor, timestep: float) -> tuple[float, float]:
     """How much picture and how much noise there is at a timestep, whole or between two; their squares sum up to 1."""
     low = min(int(timestep), len(alphas_cumprod) - 2)
-    alpha = torch.lerp(alphas_cumprod[low].double(), alphas_cumprod[low + 1].double(), timestep - low).item()
+    # Some schedulers move them to the device when they add noise, and Apple's GPUs have no doubles.
+    below, above = alphas_cumprod[low : low + 2].cpu().double()
+    alpha = torch.lerp(below, above, timestep - low).item()
     return math.sqrt(alpha), math.sqrt(1 - alpha)
 
 

@@ -31,7 +31,7 @@ from webui.imaging.load import Model
 from webui.imaging.noise import Noise, Seed, seeds
 from webui.imaging.plans import Plan
 from webui.imaging.preview import Frame, Previewer
-from webui.imaging.requests import MAX_STEPS, MIN_SIDE, SIDE_STEP, Img2Img, Inpaint, PictureRequest, Txt2Img, read_size
+from webui.imaging.requests import MAX_SIDE, MAX_STEPS, MIN_SIDE, SIDE_STEP, Img2Img, Inpaint, PictureRequest, Txt2Img, read_size
 from webui.imaging.resize import LATENT_UPSCALERS, PIXEL_UPSCALERS, resize, resize_latents, upscaler
 
 PREVIEWS_PER_SECOND = 5.0
@@ -159,6 +159,18 @@ def native_size(model: Model) -> tuple[int, int]:
     return width * scale, height * scale
 
 
+def hires_size(request: Txt2Img, width: int, height: int) -> tuple[int, int]:
+    """Width and height in pixels after hires fix. Raises InvalidRequest for more than may be asked for without it."""
+    if request.hires_size:
+        return read_size(request.hires_size)
+    size = _multiple(width * request.hires_scale), _multiple(height * request.hires_scale)
+    if max(size) > MAX_SIDE:
+        raise InvalidRequest(
+            f"Hires would make {size[0]}x{size[1]} pixels, and the most is {MAX_SIDE} on a side. Choose a smaller size or scale."
+        )
+    return size
+
+
 def own_size(model: Model, image: np.ndarray) -> tuple[int, int]:
     """Width and height when none is asked for: the picture's own in multiples of 8, smaller when that is much for the model."""
     width, height = native_size(model)
@@ -242,6 +254,10 @@ class _Job:
         if self.request.negative.strip() and not self.guided:
             self.watch.warn("The negative prompt has no effect without guidance. Set it to more than 1.")
 
+    def seen_through(self, drawn: _Drawn) -> _Drawn:
+        """What was drawn; nothing when it was to be skipped while it was decoded, when no step asks."""
+        return _SKIPPED if drawn.complete and self.how.skip() else drawn
+
     def guides(self, steps: int, base_steps: int | None = None) -> Conditionings:
         """What the steps of a pass are led by; encoded once."""
         key = steps, base_steps
@@ -274,7 +290,7 @@ class _Job:
                 self._done = done
                 parts = [[one] for one in batch] if plan.singly else [batch]
                 with memory.applied(plan, self.model), vae_latents.seamless(self.request.tiling, self.model.unet, self.model.vae):
-                    return [(part, draw(part, plan)) for part in parts]
+                    return [(part, self.seen_through(draw(part, plan))) for part in parts]
 
             made, self._plan = memory.attempt(self._plan, work, self.watch.warn)
             for part, drawn in made:
@@ -329,6 +345,9 @@ class _Drawn:
         """The pictures as parts of the canvas."""
         pasted = [canvas.with_part(rgb) for rgb in self.rgb]
         return replace(self, rgb=np.stack(pasted)) if pasted else self
+
+
+_SKIPPED = _Drawn(np.empty((0, 0, 0, 3), np.uint8), complete=False, skipped=True)
 
 
 @dataclass(frozen=True)
@@ -460,8 +479,7 @@ class _Second:
     @classmethod
     def asked(cls, request: Txt2Img, width: int, height: int) -> _Second:
         """As A1111 it takes all the steps asked for, at any strength, out of a schedule that is so much longer."""
-        larger = [_multiple(side * request.hires_scale) for side in (width, height)]
-        size = read_size(request.hires_size) if request.hires_size else (larger[0], larger[1])
+        size = hires_size(request, width, height)
         wanted, strength = request.hires_steps or request.steps, request.strength
         schedule = min(int(wanted / strength), LONGEST_SCHEDULE) if strength else 1
         steps = wanted if schedule < LONGEST_SCHEDULE else max(1, steps_of(strength, schedule))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SEEDS = 2**32
+from webui.imaging.requests import SEEDS
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def _fit(vae: Any, device: Any, pictures: int = 8, side: int = 16) -> Linear:
     scale = vae_latents.pixels(vae)
     generator = torch.Generator("cpu").manual_seed(0)
     drawn = torch.cat([_soft_colours(side * scale, 2 + 2 * number, generator) for number in range(pictures)])
-    found = vae_latents.encode(vae, 2 * drawn - 1, [generator] * pictures, device).double().cpu()
+    found = vae_latents.encode(vae, 2 * drawn - 1, [generator] * pictures, device).cpu().double()  # Apple's GPUs have no doubles
     inputs = found.permute(0, 2, 3, 1).reshape(-1, found.shape[1])
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1).double()], dim=1)
     means = torch.nn.functional.avg_pool2d(drawn.double(), scale).permute(0, 2, 3, 1).reshape(-1, 3)
@@ -140,7 +140,7 @@ def _decoder(path: Path) -> Any:
 def _diffusers_name(name: str) -> str:
     """The decoder's own names, from TAESD's ("1.weight"; number 0 is its clamp) or diffusers' ("decoder.layers.0.weight")."""
     number, _, rest = name.removeprefix("decoder.").partition(".")
-    return f"layers.{int(number) - 1}.{rest}" if number.isdigit() else name.removeprefix("decoder.")
+    return f"layers.{int(number) - 1}.{rest}" if number.isdecimal() else name.removeprefix("decoder.")
 
 
 def sheet(pictures: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MIN_SIDE, MAX_SIDE, SIDE_STEP = 64, 4096, 8
+SEEDS = 2**32
 MAX_PROMPT = 8000
 MAX_STEPS = 150
 
@@ -55,8 +56,8 @@ class OnePicture(BaseModel):
     steps: int = Field(20, ge=1, le=MAX_STEPS, description="Denoising steps.")
     cfg: float = Field(7.0, ge=1.0, le=30.0, description="Guidance: how closely to follow the prompt.")
     size: Size | None = Field(None, description="Width x height in pixels, multiples of 8; the model's own when empty.")
-    seed: int | None = Field(None, ge=-1, le=2**32 - 1, description="The same seed gives the same picture; drawn when empty.")
-    variation_seed: int | None = Field(None, ge=-1, le=2**32 - 1, description="Seed of the noise that is mixed in.")
+    seed: int | None = Field(None, ge=-1, le=SEEDS - 1, description="The same seed gives the same picture; drawn when empty.")
+    variation_seed: int | None = Field(None, ge=-1, le=SEEDS - 1, description="Seed of the noise that is mixed in.")
     variation: float = Field(0.0, ge=0.0, le=1.0, description="How much of the variation seed's noise: 0 none, 1 all.")
     clip_skip: int = Field(1, ge=1, le=12, description="Layer of the text encoder to use, counted from the last.")
     tiling: bool = Field(False, description="Make a picture whose edges fit together.")

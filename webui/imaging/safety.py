@@ -27,6 +27,13 @@ COARSE = 12
 """Patches along the longer side that are left of a blurred picture."""
 
 
+_NUMBERS = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels", "image_size", "patch_size",
+    "hidden_act", "layer_norm_eps", "projection_dim",
+)  # fmt: skip
+"""What of CLIP's config describes the network. The rest can name code to be fetched (`attn_implementation`)."""
+
+
 @dataclass(frozen=True)
 class Checker:
     """network: diffusers' StableDiffusionSafetyChecker, on the CPU in fp32."""
@@ -62,7 +69,9 @@ def load(folder: Path) -> Checker:
     config, weights = folders.read_json(folder / "config.json"), folder / "model.safetensors"
     read = files.reader(weights)
     try:
-        network = StableDiffusionSafetyChecker(CLIPConfig.from_dict(config))
+        said = {**config.get("vision_config", {}), **config.get("vision_config_dict", {})}
+        numbers = {key: value for key, value in said.items() if key in _NUMBERS}
+        network = StableDiffusionSafetyChecker(CLIPConfig(vision_config=numbers, projection_dim=config["projection_dim"]))
         expected = network.state_dict().keys()
         tensors = {_name(name, expected): read(name) for name in files.header(weights) if not name.endswith("position_ids")}
         network.load_state_dict(tensors)

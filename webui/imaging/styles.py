@@ -45,7 +45,7 @@ def read_styles(path: Path) -> dict[str, Style]:
     except UnicodeDecodeError as e:
         raise InvalidRequest(f"{path.name} is not in UTF-8. Save it as “CSV UTF-8” in your spreadsheet program.") from e
     except OSError as e:
-        raise StorageError(f"The styles in {path} cannot be read: {e.strerror or e}. Check that file.") from e
+        raise StorageError(f"The styles in {path.name} cannot be read: {e.strerror or type(e).__name__}. Check that file.") from e
     try:
         rows = csv.DictReader(io.StringIO(text, newline=""))
         styles = [_style(row) for row in rows]
@@ -78,8 +78,8 @@ def save_styles(path: Path, styles: Iterable[Style]) -> None:
         finally:
             part.unlink(missing_ok=True)
     except OSError as e:
-        reason = e.strerror or e
-        raise StorageError(f"The styles cannot be saved in {path}: {reason}. Free some space, or check that folder.") from e
+        reason = e.strerror or type(e).__name__
+        raise StorageError(f"The styles cannot be saved in {path.name}: {reason}. Free some space, or check its folder.") from e
 
 
 def apply_styles(prompt: str, negative_prompt: str, names: Sequence[str], styles: Mapping[str, Style]) -> tuple[str, str]:

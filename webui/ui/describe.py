@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _RESULT_NAME = re.compile(r"\d{8}-\d{6}-(.+)-[0-9a-f]{16}\.\w+")
 _SAID_ELSEWHERE = ("seed", "warnings")
+_FIELD_AT_FAULT = re.compile(r"(?<!\S)'(\w+)'(?= (?:is|must|cannot) )")
+"""As webui.jobs.validation puts it: 'steps' must be at least 1, ..."""
 
 
 class Describer:
@@ -32,18 +34,23 @@ class Describer:
     def __init__(self, studio: TabStudio, visitor: gr.Request | None):
         self._studio = studio
         self._visitor = visitor
-        self._forms = studio.forms.offered
+        self._forms = studio.forms
         self.words = studio.texts.table(STUDIO, visitor)
 
     def title(self, kind: str) -> str:
         """Of a kind of job."""
         known = self._studio.service.kinds().get(kind)
         plain = known.title if known else kind
-        return self._labels(kind)[self._forms[kind].title] if kind in self._forms else plain
+        form = self._forms.of(kind)
+        return self._labels(kind)[form.title] if form else plain
 
     def field(self, kind: str, name: str) -> str:
         """Label of a field of a request."""
         return self._labels(kind).get(f"field_{name}", name)
+
+    def at_fault(self, kind: str, sentence: str) -> str:
+        """What is wrong with a request, its fields called as the page calls them."""
+        return _FIELD_AT_FAULT.sub(lambda found: f"'{self.field(kind, found[1])}'", sentence)
 
     def name(self, job: Job) -> str:
         """Its file's name without date and id; before there is one, what it works on."""
@@ -100,7 +107,8 @@ class Describer:
         return self._plain(value)
 
     def _labels(self, kind: str) -> Mapping[str, str]:
-        return self._studio.texts.table(self._forms[kind].owner, self._visitor) if kind in self._forms else {}
+        form = self._forms.of(kind)
+        return self._studio.texts.table(form.owner, self._visitor) if form else {}
 
     def _file_fields(self, job: Job) -> Collection[str]:
         known = self._studio.service.kinds().get(job.kind)

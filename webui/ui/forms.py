@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from webui.jobs.service import JobService
 
 Fill = Callable[[dict[str, Any], Any], Mapping[Any, Any]]
+Takes = Callable[[Mapping[str, Any]], bool]
 
 _RESULT_ID = re.compile(r"-([0-9a-f]{16})(?![0-9a-f])")
 
@@ -37,6 +38,7 @@ class Form:
     outputs: tuple[Any, ...]
     fill: Fill
     title: str
+    takes: Takes = lambda _settings: True
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,27 @@ class Source:
 
 @dataclass(frozen=True)
 class Forms:
-    """offered: by kind of job."""
+    """offered: in the tabs' order; of a kind there can be several."""
 
-    offered: dict[str, Form] = field(default_factory=dict)
+    offered: list[Form] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
 
     @property
     def outputs(self) -> list[Any]:
         """Everything that any of the forms may fill in."""
-        return list(dict.fromkeys(widget for form in self.offered.values() for widget in form.outputs))
+        return list(dict.fromkeys(widget for form in self.offered for widget in form.outputs))
+
+    def of(self, kind: str) -> Form | None:
+        """The first for a kind of job: it has the kind's words."""
+        return next((form for form in self.offered if form.kind == kind), None)
+
+    def taking(self, kind: str, settings: Mapping[str, Any]) -> Form | None:
+        """The one for these settings."""
+        return next((form for form in self.offered if form.kind == kind and form.takes(settings)), None)
 
     def withdraw(self, tab: str) -> None:
         """Forget what a tab has offered."""
-        for kind in [kind for kind, form in self.offered.items() if form.tab == tab]:
-            del self.offered[kind]
+        self.offered[:] = [form for form in self.offered if form.tab != tab]
 
 
 def settings_of(job: Job) -> dict[str, Any]:

@@ -356,7 +356,7 @@ class Events:
             widgets.pictures: gr.update(value=shown, selected_index=0 if shown else None, visible=bool(shown)),
             widgets.picture: pictures[0].id if pictures else "",
             widgets.files: gr.update(value=[*handed.values()] or None, visible=bool(handed)),
-            widgets.again: gr.update(visible=job.kind in self.studio.forms.offered and not seen.deleted),
+            widgets.again: gr.update(visible=self.studio.forms.of(job.kind) is not None and not seen.deleted),
             widgets.cancel: gr.update(visible=not job.state.finished),
             widgets.delete: gr.update(visible=job.state.finished and not seen.deleted),
             widgets.restore: gr.update(visible=seen.deleted),
@@ -416,7 +416,7 @@ class Events:
 
 
 def _kind_label(studio: TabStudio, kind: str) -> Any:
-    form = studio.forms.offered.get(kind)
+    form = studio.forms.of(kind)
     return studio.texts.text(form.owner, form.title) if form else studio.service.kinds()[kind].title
 
 

@@ -102,7 +102,7 @@ class Panel:
                 yield from self._refuse(visitor)
                 return
             kind, fields = request(values, visitor)
-            yield from self._watch(self.studio.service.submit(kind, fields).id, visitor, turn)
+            yield from self._watch(self.studio.submit(kind, fields, visitor).id, visitor, turn)
 
     def resume(self, job_id: str, kinds: Sequence[str], visitor: gr.Request) -> Iterator[Updates]:
         """The job that this browser tab knew before it was reloaded; a new one shows what is being made, if anything is."""

@@ -71,7 +71,7 @@ class Reuse:
     def fill(self, kind: str, settings: dict[str, Any], name: str, visitor: gr.Request) -> Updates:
         """The form of the tab for this kind filled in, and that tab opened. Says what must be chosen anew."""
         describe = Describer(self.studio, visitor)
-        form = self.studio.forms.offered.get(kind)
+        form = self.studio.forms.taking(kind, settings)
         if form is None:
             raise InvalidRequest(self.studio.say("history_no_form", visitor, kind=describe.title(kind)))
         fields, left_out = usable(self.studio.service.kinds()[kind].request, settings, self.studio.artifacts)

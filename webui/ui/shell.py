@@ -117,17 +117,19 @@ def _header(texts: Texts, page: gr.Blocks) -> None:
 
 
 def _notices(settings: Settings, plugins: Plugins, texts: Texts, notices: list[Notice], page: gr.Blocks) -> None:
-    box = gr.HTML(elem_id="notices")
+    # Not shown before there are any: an empty box takes room, too.
+    box = gr.HTML(visible=False, elem_id="notices")
 
-    def collect(visitor: gr.Request) -> str:
+    def collect(visitor: gr.Request) -> Any:
         sentences = [
-            texts.say(STUDIO, "notice_failed", visitor, name=failure.name, reason=failure.reason)
+            texts.say(STUDIO, "notice_tab" if failure.tab else "notice_failed", visitor, **vars(failure))
             for failure in plugins.failures
         ]
         if settings.lite:
             sentences.append(texts.say(STUDIO, "notice_lite", visitor))
         sentences += [notice(texts, visitor) for notice in notices]
-        return "".join(f'<p role="status">{escape(sentence)}</p>' for sentence in sentences)
+        shown = "".join(f'<p role="status">{escape(sentence)}</p>' for sentence in sentences)
+        return gr.update(value=shown, visible=bool(sentences))
 
     page.load(collect, outputs=box, api_visibility="private", show_progress="hidden", queue=False)
 
@@ -149,7 +151,7 @@ def _tab(name: str, plugin: Plugin, plugins: Plugins, studio: TabStudio) -> gr.T
         with tab:
             build_tab(replace(studio, owner=owner, tab=name))
     except Exception as error:  # an extension is foreign code: whatever it raises is its own failure
-        plugins.report(owner if name == owner else f"{owner}: {name}", error)
+        plugins.report(owner, error, tab=name)
         studio.forms.withdraw(name)
         studio.sending.withdraw(name)
         tab.visible = False

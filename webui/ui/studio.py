@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from webui.artifacts import Artifact, Artifacts, link_or_copy, readable_name
-from webui.errors import GalateaError
+from webui.errors import GalateaError, InvalidRequest
 from webui.ui import fields, originals, panel, watch
+from webui.ui.describe import Describer
 from webui.ui.forms import Form, Forms, Source
 from webui.ui.sending import Place, Sending
 from webui.ui.texts import STUDIO, Texts
@@ -82,6 +83,12 @@ class TabStudio:
     def widgets(self, model: type[BaseModel], names: tuple[str, ...]) -> dict[str, Any]:
         return fields.widgets(model, names, self.tab, self.text)
 
+    def submit(self, kind: str, fields: Mapping[str, Any], visitor: gr.Request | None = None) -> Job:
+        try:
+            return self.service.submit(kind, fields)
+        except InvalidRequest as error:
+            raise InvalidRequest(Describer(self, visitor).at_fault(kind, str(error))) from error
+
     def told(self, sentence: str, visitor: gr.Request | None = None) -> str:
         return self.texts.told(sentence, visitor)
 
@@ -134,8 +141,9 @@ class TabStudio:
         fill: Callable[[dict[str, Any], Any], Mapping[Any, Any]],
         *,
         title: str,
+        takes: Callable[[Mapping[str, Any]], bool] = lambda _settings: True,
     ) -> None:
-        self.forms.offered[kind] = Form(kind, self.owner, self.tab, tuple(outputs), fill, title)
+        self.forms.offered.append(Form(kind, self.owner, self.tab, tuple(outputs), fill, title, takes))
 
     def drop_zone(self) -> gr.File:
         label = self.texts.text(STUDIO, "drop_zone")

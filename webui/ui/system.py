@@ -6,7 +6,6 @@ from __future__ import annotations
 import platform
 import time
 from dataclasses import dataclass
-from functools import cached_property
 from html import escape
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from webui.ui import machine
 from webui.ui.machine import Machine
 from webui.ui.texts import STUDIO
 from webui.ui.watch import facts
-from webui.weights.catalog import Catalog
+from webui.weights.catalog import shared
 
 if TYPE_CHECKING:
     from webui.plugin_loader import Plugins
@@ -86,7 +85,8 @@ class System:
 
     def _rest(self, words: machine.Words, told: machine.Told) -> str:
         settings = self.studio.settings
-        sections = machine.weights(self.catalog, words, told) | {
+        catalog = shared(settings.models_dir, settings.allow_pickles)
+        sections = machine.weights(catalog, words, told) | {
             words["extensions"]: _extensions(self.plugins, words),
             words["installed"]: {
                 words["installed"]: words["lite"] if settings.lite else words["full"],
@@ -98,20 +98,16 @@ class System:
         }
         return "".join(_section(title, rows) for title, rows in sections.items())
 
-    @cached_property
-    def catalog(self) -> Catalog:
-        """Of this process; it remembers the headers of files that it has seen."""
-        return Catalog(self.studio.settings.models_dir, allow_pickles=self.studio.settings.allow_pickles)
-
 
 def _section(title: str, rows: machine.Rows, notes: tuple[str, ...] = ()) -> str:
     return f"<h3>{escape(title)}</h3>{facts(rows, notes)}"
 
 
 def _extensions(plugins: Plugins, words: machine.Words) -> dict[str, str]:
-    broken = {failure.name: f"{words['not_loaded']}: {failure.reason}" for failure in plugins.failures}
-    loaded = {plugin.manifest.title: words["loaded"] for plugin in plugins.loaded if plugin.manifest.id not in broken}
-    return loaded | broken
+    loaded = {plugin.manifest.title: words["loaded"] for plugin in plugins.loaded}
+    names = [f"{failure.name}: {failure.tab}" if failure.tab else failure.name for failure in plugins.failures]
+    reasons = [f"{words['not_loaded']}: {failure.reason}" for failure in plugins.failures]
+    return loaded | dict(zip(names, reasons, strict=True))
 
 
 def _versions() -> dict[str, str]:

@@ -14,6 +14,7 @@ import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from webui.errors import ModelMissing, UnsupportedModel
@@ -47,7 +48,7 @@ class Entry:
     @property
     def stem(self) -> str:
         """The name without its ending: a diffusers folder has none, whatever dots are in its name."""
-        return self.name if self.path.suffix not in files.ENDINGS else self.name[: -len(self.path.suffix)]
+        return self.name if self.path.suffix.lower() not in files.ENDINGS else self.name[: -len(self.path.suffix)]
 
     @property
     def title(self) -> str:
@@ -80,7 +81,8 @@ class Catalog:
 
     def find(self, name: str) -> Entry:
         """The checkpoint that `name` means: its file name, with folders or without; the name without ending; the title
-        "name.safetensors [10 hex]"; or, once it is known, the hash or its first 10 digits.
+        "name.safetensors [10 hex]"; or, once it is known, the hash or its first 10 digits. A title's hash, where one has it,
+        says more than its name.
 
         Raises ModelMissing, with names that are near, when there is none.
         """
@@ -114,8 +116,9 @@ class Catalog:
             raise UnsupportedModel(f"{entry.name} cannot be read ({error.strerror}). Copy it again.") from error
 
     def _find(self, name: str, entries: list[Entry], kind: str) -> Entry:
-        wanted, digits = _read_title(name)
-        for same, asked in ((_by_name, wanted), (_by_stem, wanted), (_by_file, wanted), (_by_hash, digits or wanted)):
+        wanted, digits = read_title(name)
+        named = ((_by_name, wanted), (_by_stem, wanted), (_by_file, wanted), (_by_hash, wanted))
+        for same, asked in ((_by_hash, digits), *named):
             if found := next((entry for entry in entries if same(entry, asked)), None):
                 return found
         near = difflib.get_close_matches(wanted.lower(), [entry.stem.lower() for entry in entries], n=3, cutoff=0.4)
@@ -150,19 +153,25 @@ class Catalog:
         return detect.detect(files.header(path, allow_pickles=self.allow_pickles))
 
 
+@lru_cache
+def shared(models_dir: Path, allow_pickles: bool) -> Catalog:
+    """The one that a process has of a folder, so that it reads each header once."""
+    return Catalog(models_dir, allow_pickles=allow_pickles)
+
+
 def _incomplete(found: Found, name: str) -> str:
     """Why a checkpoint that lacks a part cannot be used alone. A missing VAE can be chosen separately."""
     needed = {"unet", "text_encoder"} | ({"text_encoder_2"} if found.architecture == "sdxl" else set())
-    missing = sorted(needed - {*found.parts}) if found.kind == "checkpoint" else []
-    lacking = " and ".join({"unet": "UNet"}.get(part, "text encoder") for part in missing[:1])
+    missing = needed - {*found.parts} if found.kind == "checkpoint" else set()
+    lacking = "UNet" if missing == {"unet"} else "text encoder"
     return f"{name} has no {lacking}: it is a part of a checkpoint. Download the full version." if missing else ""
 
 
-def _read_title(title: str) -> tuple[str, str]:
-    """ "sub/name.safetensors [0123456789]" as the name and the digits; what has none is a name."""
+def read_title(title: str) -> tuple[str, str]:
+    """ "sub/name.safetensors [0123456789]" as the name and the digits, in small letters; what has none is a name."""
     match = re.fullmatch(r"(.*?)(?:\s*\[([0-9a-fA-F]{10,64})\])?", title.strip().replace("\\", "/"), re.DOTALL)
     assert match is not None
-    return match[1], match[2] or ""
+    return match[1], (match[2] or "").lower()
 
 
 def _by_name(entry: Entry, wanted: str) -> bool:

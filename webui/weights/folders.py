@@ -49,7 +49,7 @@ def describe(folder: Path, *, allow_pickles: bool = False) -> Found:
     Raises UnsupportedModel when a part is missing, broken or not finished, or is a pickle and those are not allowed.
     """
     index = read_json(folder / INDEX)
-    pipeline = str(index.get("_class_name"))
+    pipeline = str(index.get("_class_name"))[:60]
     architecture = _ARCHITECTURES.get(pipeline)
     if architecture is None:
         raise UnsupportedModel(f"{folder.name} is a {pipeline}, which this version does not run. Choose SD 1.x, SD 2.x or SDXL.")

@@ -36,9 +36,12 @@ FILM_STRIPS = ("1,2,4,5,10,20", "1,2,4,5,10,30,50")
 STYLES = "styles.csv"
 """In the models folder: where A1111 has it, beside the models, is where the program lies."""
 
-OWN_SHAPE = "own"
-SWAP = f"(width, height, shape) => [height, width, width === height ? shape : '{OWN_SHAPE}']"
-NO_SHAPE = f"() => '{OWN_SHAPE}'"
+OWN = "own"
+"""Where a shape or a preset is chosen: neither, but what was filled in by hand."""
+SAMPLED = ("sampler", "schedule", "steps", "cfg")
+"""What a preset sets."""
+SWAP = f"(width, height, shape) => [height, width, width === height ? shape : '{OWN}']"
+CHOSEN = f"() => '{OWN}'"
 DICE = f"() => '{ANY_SEED}'"
 
 Updates = dict[Any, Any]
@@ -72,7 +75,7 @@ class Form:
         """The checkpoint, and what is to be known of it."""
         with gr.Row(equal_height=False, elem_classes="picture-row"):
             # Any name can be typed: a file's settings may name a model that is not here, which is said when it is wanted.
-            self.options["model"] = self.dropdown("model", [], allow_custom_value=True, filterable=True, scale=5, min_width=200)
+            self.options["model"] = self.dropdown("model", [], allow_custom_value=True, filterable=True, scale=5, min_width=150)
             self.others["refresh"] = self._button("refresh")
         self.others["model_note"] = gr.HTML(elem_id=f"{self.tab}-model-note", elem_classes="flush picture-note")
 
@@ -87,7 +90,8 @@ class Form:
                 elem_id=self._id(name),
                 html_attributes=gr.InputHTMLAttributes(spellcheck=False, autocapitalize="none"),
             )
-        with gr.Accordion(self.studio.text("styles"), open=False, elem_id=f"{self.tab}-styles-box"):
+        with gr.Accordion(self.studio.text("styles"), open=False, elem_id=f"{self.tab}-styles-box") as box:
+            self.others["styles_box"] = box
             with gr.Row(equal_height=False, elem_classes="picture-row"):
                 self.others["styles"] = self.dropdown("styles", [], multiselect=True, scale=4)
                 self.others["apply_styles"] = self._button("apply_styles")
@@ -100,7 +104,7 @@ class Form:
 
     def sampling(self) -> None:
         """How the noise becomes a picture."""
-        names = [(self.studio.text(f"preset_{key}"), key) for key in presets.PRESETS]
+        names = [(self.studio.text(f"preset_{key}"), key) for key in (OWN, *presets.PRESETS)]
         with gr.Row(equal_height=False):
             self.others["preset"] = self.dropdown("preset", names, value="standard", min_width=200)
             self.options["sampler"] = self.dropdown("sampler", [one.name for one in samplers.SAMPLERS], default=True)
@@ -125,7 +129,7 @@ class Form:
                     )  # fmt: skip
             with gr.Row(equal_height=False, elem_classes="picture-row"):
                 shapes = [(self.studio.text(f"shape_{shape.replace(':', '_')}"), shape) for shape in presets.SHAPES]
-                shapes.insert(0, (self.studio.text("shape_own"), OWN_SHAPE))
+                shapes.insert(0, (self.studio.text("shape_own"), OWN))
                 self.others["shape"] = self.dropdown("shape", shapes, value="1:1", scale=3)
                 self.others["swap"] = self._button("swap")
             if own:
@@ -139,7 +143,7 @@ class Form:
             self.fields("batch_count", "batch_size")
         with gr.Row(equal_height=False, elem_classes="picture-row"):
             self.fields("seed")
-            self.options["seed"].scale, self.options["seed"].min_width = 3, 100
+            self.options["seed"].scale, self.options["seed"].min_width = 3, 240
             self.options["seed"].value = ANY_SEED
             self.others["dice"] = self._button("dice")
             self.others["last_seed"] = self._button("last_seed")
@@ -153,7 +157,8 @@ class Form:
                 self.options["hires_upscaler"] = self.dropdown("hires_upscaler", list(UPSCALERS), default=True)
                 self.fields("hires_size")
             with gr.Row(equal_height=False):
-                self.fields("hires_scale", "hires_steps", "strength")
+                self.fields("hires_scale", "hires_steps")
+            self.fields("strength")
 
     def more(self) -> None:
         with self.fold("more_box"):
@@ -195,7 +200,7 @@ class Form:
 
     def _button(self, name: str) -> gr.Button:
         return gr.Button(
-            self.studio.text(name), size="sm", min_width=100, scale=0, elem_id=f"{self.tab}-{name.replace('_', '-')}",
+            self.studio.text(name), size="sm", min_width=86, scale=0, elem_id=f"{self.tab}-{name.replace('_', '-')}",
             elem_classes="picture-button",
         )  # fmt: skip
 
@@ -210,16 +215,20 @@ class Form:
         self.studio.page.load(self.load, sizes, [*listed, *sizes], **at_once)
         others["refresh"].click(self.refresh, [options["model"]], listed, **at_once)
         options["model"].input(self.choose_model, [options["model"], *sizes], [others["model_note"], *sizes], **at_once)
-        sampled = [options[name] for name in ("sampler", "schedule", "steps", "cfg")]
+        sampled = [options[name] for name in SAMPLED]
         others["preset"].input(self.use_preset, others["preset"], sampled, **at_once)
+        for widget in sampled:
+            widget.input(None, None, others["preset"], js=CHOSEN, **at_once)
         others["shape"].input(self.use_shape, [others["shape"], options["model"], *sizes], sizes, **at_once)
         for side in sizes:
-            side.input(None, None, others["shape"], js=NO_SHAPE, **at_once)
+            side.input(None, None, others["shape"], js=CHOSEN, **at_once)
         others["swap"].click(None, [*sizes, others["shape"]], [*sizes, others["shape"]], js=SWAP, **at_once)
         others["dice"].click(None, None, options["seed"], js=DICE, **at_once)
         others["last_seed"].click(self.use_seed, used_seed, options["seed"], **QUIET)
         words = [options["prompt"], options["negative"]]
         others["apply_styles"].click(self.apply_styles, [others["styles"], *words], [*words, others["styles"]], **QUIET)
+        # Another tab may have saved one meanwhile.
+        others["styles_box"].expand(self.list_styles, None, others["styles"], **at_once)
         others["save_style"].click(
             self.save_style, [others["style_name"], *words], [others["style_name"], others["styles"]], **QUIET
         )
@@ -250,12 +259,14 @@ class Form:
             return [note, *presets.followed(width, height, known, models.side(entry))]
 
     def use_preset(self, key: str) -> list[Any]:
+        if key == OWN:
+            return [gr.skip()] * len(SAMPLED)
         preset = presets.PRESETS[key]
         return [preset.sampler, preset.schedule, preset.steps, preset.cfg]
 
     def use_shape(self, shape: str, model: str | None, width: int, height: int) -> tuple[int, int]:
         entry = models.find(self.studio.settings, model or None, inpaint=self.inpaint)
-        if shape == OWN_SHAPE:
+        if shape == OWN:
             return width, height
         return presets.shaped(shape, models.side(entry) if entry else models.SIDES["sd1"])
 
@@ -269,6 +280,10 @@ class Form:
         """Write the styles out into the prompts, where they can be changed."""
         with self.studio.guard(visitor):
             return [*self._with_styles(prompt, negative, names), []]
+
+    def list_styles(self, visitor: gr.Request) -> Any:
+        with self.studio.guard(visitor):
+            return gr.update(choices=list(styles.read_styles(self._styles_file)))
 
     def save_style(self, name: str, prompt: str, negative: str, visitor: gr.Request) -> list[Any]:
         """Keep both prompts under a name."""
@@ -303,17 +318,21 @@ class Form:
     @property
     def outputs(self) -> list[Any]:
         """What `filled` may change."""
-        return [*self.inputs, *self.folded, self.others["shape"], self.others["size_box"]]
+        return [*self.inputs, *self.folded, *(self.others[name] for name in ("preset", "shape", "size_box", "model_note"))]
 
     def filled(self, request: Mapping[str, Any], visitor: gr.Request) -> Updates:
         """The form with these settings. What is not said is left as it stands."""
         known = dict(request) | self._named_here(request, visitor)
         shown = {name: _shown(name, known[name]) for name in self.options if name in known}
         updates: Updates = {self.options[name]: value for name, value in shown.items() if value is not None}
-        updates[self.others["styles"]] = []  # they are in the prompts
+        updates |= {self.others["styles"]: [], self.others["preset"]: OWN}  # styles are in the prompts
+        if name := known.get("model"):
+            entry = models.find(self.studio.settings, name, inpaint=self.inpaint)
+            updates |= {self.options["model"]: entry.name} if entry else {}
+            updates[self.others["model_note"]] = self._model_note(name, entry, visitor)
         if size := known.get("size"):
             width, height = read_size(size)
-            updates |= {self.others["width"]: width, self.others["height"]: height, self.others["shape"]: OWN_SHAPE}
+            updates |= {self.others["width"]: width, self.others["height"]: height, self.others["shape"]: OWN}
         if "own_size" in self.others:
             updates |= {self.others["own_size"]: not size, self.others["size_box"]: gr.update(visible=bool(size))}
         for accordion, names in self.folded.items():
@@ -361,6 +380,8 @@ class Form:
     def _model_note(self, name: str | None, entry: Entry | None, visitor: gr.Request, *more: str) -> str:
         """What to know of the chosen model, and which others are there that cannot be used."""
         say = self.studio.say
+        if self.studio.settings.lite:
+            return f"<p>{escape(say('model_lite', visitor))}</p>"
         if entry is None:
             first = say("model_unknown", visitor, name=name) if name else say("model_none", visitor)
         elif models.is_pocket(entry):

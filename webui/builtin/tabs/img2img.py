@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,11 @@ class Events:
         source.queue.click(self.queue, {*form.inputs, source.files}, [source.queued, source.files], **loading)
         chosen = [source.which, source.pages, source.picture]
         self.studio.accept_picture("send_img2img", chosen, self.take)
-        self.studio.offer_form(KIND, [*form.outputs, *self.plots.outputs, *chosen], self.fill, title="kind_img2img")
+        filled = [*form.outputs, *self.plots.outputs, *chosen]
+        self.studio.offer_form(KIND, filled, self.fill, title="kind_img2img")
+        self.studio.offer_form(
+            plot.KIND, filled, self.fill, title="kind_plot", takes=lambda request: bool(request.get("image"))
+        )
 
     def ask(self, values: dict[Any, Any], visitor: gr.Request) -> tuple[str, dict[str, Any]]:
         """The request as it is filled in. Raises InvalidRequest when there is no picture to begin with."""
@@ -125,12 +130,12 @@ class Events:
             asked = self.form.asked(values)
             pictures, others = sources.folder(self.studio, paths)
             for picture in pictures:
-                self.studio.service.submit(KIND, asked | {"image": picture.id})
+                self.studio.submit(KIND, asked | {"image": picture.id}, visitor)
             said = self.studio.say("folder_queued", visitor, count=len(pictures))
             if others:
                 said += " " + self.studio.say("folder_left_out", visitor, count=len(others), first=others[0])
             self.studio.tell(said, warning=not pictures)
-            return {self.source.queued: self.studio.facts({said: ""}), self.source.files: None}
+            return {self.source.queued: f'<p class="hint" role="status">{escape(said)}</p>', self.source.files: None}
 
     def take(self, artifact: Artifact, visitor: gr.Request) -> dict[Any, Any]:
         """A picture that another tab sent."""
@@ -144,7 +149,7 @@ class Events:
     def fill(self, request: dict[str, Any], visitor: gr.Request) -> dict[Any, Any]:
         """The form with these settings; a picture that is gone is left for the visitor to choose."""
         updates = {**self.form.filled(request, visitor), **self.plots.filled(request)}
-        if "image" in request:
+        if request.get("image"):
             return updates | self.take(self.studio.artifacts.get(request["image"]), visitor)
         return updates | {self.source.picture: None}
 
@@ -155,7 +160,8 @@ class Events:
             if sketched is None:
                 raise InvalidRequest(self.studio.say("no_sketch", visitor))
             return sketched
+        if values[source.which] == FOLDER:
+            raise InvalidRequest(self.studio.say("folder_has_own_button", visitor))
         if not values[source.picture]:
-            key = "folder_has_own_button" if values[source.which] == FOLDER else "no_picture"
-            raise InvalidRequest(self.studio.say(key, visitor))
+            raise InvalidRequest(self.studio.say("no_picture", visitor))
         return self.studio.original(str(Path(values[source.picture])))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from webui.plugin_api import ModelMissing
-from webui.weights.catalog import POCKET, Catalog, Entry
+from webui.weights.catalog import POCKET, Catalog, Entry, shared
 
 if TYPE_CHECKING:
     from webui.plugin_api import Settings
@@ -21,17 +20,17 @@ LEAST = 64
 
 def checkpoints(settings: Settings) -> list[Entry]:
     """Those that can be used, in the catalogue's order."""
-    return [entry for entry in catalog(settings).checkpoints() if not entry.problem]
+    return [entry for entry in _catalog(settings).checkpoints() if not entry.problem]
 
 
 def vaes(settings: Settings) -> list[Entry]:
     """Those that can be used."""
-    return [entry for entry in catalog(settings).vaes() if not entry.problem]
+    return [entry for entry in _catalog(settings).vaes() if not entry.problem]
 
 
 def problems(settings: Settings) -> list[str]:
     """Why the others cannot be used, a sentence each."""
-    known = catalog(settings)
+    known = _catalog(settings)
     return [entry.problem for entry in (*known.checkpoints(), *known.vaes()) if entry.problem]
 
 
@@ -43,7 +42,7 @@ def find(settings: Settings, name: str | None, *, inpaint: bool = False) -> Entr
     if not name:
         return min(checkpoints(settings), key=lambda entry: entry.found.inpaint != inpaint, default=None)
     try:
-        entry = catalog(settings).find(name)
+        entry = _catalog(settings).find(name)
     except ModelMissing:
         return None
     return None if entry.problem else entry
@@ -61,14 +60,8 @@ def side(entry: Entry) -> int:
     return max(LEAST, own or known or SIDES.get(entry.found.architecture, SIDES["sd1"]))
 
 
-def catalog(settings: Settings) -> Catalog:
-    """The page's own: the workers are other processes."""
-    return _catalog(settings.models_dir, settings.allow_pickles)
-
-
-@lru_cache
-def _catalog(models_dir: Path, allow_pickles: bool) -> Catalog:
-    return Catalog(models_dir, allow_pickles=allow_pickles)
+def _catalog(settings: Settings) -> Catalog:
+    return shared(settings.models_dir, settings.allow_pickles)
 
 
 def _side_of_folder(folder: Path) -> int | None:

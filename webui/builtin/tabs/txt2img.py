@@ -41,10 +41,10 @@ def build(studio: Studio) -> None:
         return plots.asked(KIND, form.asked(values), values)
 
     def fill(request: dict[str, Any], visitor: gr.Request) -> dict[Any, Any]:
-        if request.get("image"):
-            studio.tell(studio.say("plot_had_picture", visitor), warning=True)
         return {**form.filled(request, visitor), **plots.filled(request)}
 
     panel.connect([*form.inputs, *plots.inputs], ask, kinds=(KIND, plot.KIND))
-    for kind in (KIND, plot.KIND):
-        studio.offer_form(kind, [*form.outputs, *plots.outputs], fill, title=f"kind_{kind}")
+    studio.offer_form(KIND, [*form.outputs, *plots.outputs], fill, title="kind_txt2img")
+    studio.offer_form(
+        plot.KIND, [*form.outputs, *plots.outputs], fill, title="kind_plot", takes=lambda request: not request.get("image")
+    )
