@@ -630,7 +630,7 @@ def test_other_kinds_of_file_give_it_back_too(shelf: Path, tmp_path: Path, suffi
     (artifact,) = run(context(shelf, tmp_path)).artifacts
     other = tmp_path / f"other.{suffix}"
     other.write_bytes(infotext.embed(Image.fromarray(pixels(artifact.path)), infotext.extract(artifact.path), suffix))
-    assert BY_NAME["txt2img"].recall(other) == BY_NAME["txt2img"].recall(artifact.path)
+    assert BY_NAME["txt2img"].recall(other) == BY_NAME["txt2img"].recall(artifact.path) | {"format": suffix}
 
 
 def test_a_file_is_of_one_kind_only(shelf: Path, tmp_path: Path):
@@ -687,3 +687,30 @@ def test_strange_files_give_nothing_back(tmp_path: Path, content: bytes | None):
     assert [kind.recall(file) for kind in KINDS] == [None] * 4
     photo(file)
     assert [kind.recall(file) for kind in KINDS] == [None] * 4
+
+
+# ---- kinds of files
+
+
+@pytest.mark.parametrize("kind", ["jpg", "webp"])
+def test_every_kind_of_file_carries_its_settings(models: Path, tmp_path: Path, kind: str):
+    png = run(context(models, tmp_path / "png"), filmstrip="1,2").artifacts
+    other = run(context(models, tmp_path / kind), filmstrip="1,2", format=kind).artifacts
+    assert [artifact.path.suffix for artifact in other] == [f".{kind}"] * 2
+    for one, same in zip(png, other, strict=True):
+        assert infotext.extract(same.path) == infotext.extract(one.path) is not None
+        assert np.abs(coarse(same.path) - coarse(one.path)).max() < 40, "the same picture, but for what such files lose"
+    assert BY_NAME["txt2img"].recall(other[0].path) == BY_NAME["txt2img"].recall(png[0].path) | {"format": kind}
+
+
+def test_the_name_asked_for_has_to_fit_the_kind_of_file():
+    kind = BY_NAME["txt2img"]
+    kind.check_suffix(Path("x.JPG"), kind.request(format="jpg"))
+    with pytest.raises(InvalidRequest, match=r"\.png file: let the name x\.jpg"):
+        kind.check_suffix(Path("x.jpg"), kind.request())
+
+
+def test_prompts_too_long_for_a_jpeg_are_refused_before_the_work(models: Path, tmp_path: Path):
+    long = {"prompt": "\N{GRINNING FACE}" * 8000, "negative": "\N{GRINNING FACE}" * 8000}
+    with pytest.raises(InvalidRequest, match="JPEG"):
+        run(context(models, tmp_path), format="jpg", **long)

@@ -70,8 +70,7 @@ class RemoteService:
         chosen = self._kinds[kind]
         checked = validated(chosen.request, request)
         if target is not None:
-            if chosen.suffix and target.suffix.lower() != chosen.suffix:
-                raise InvalidRequest(f"The result is a {chosen.suffix} file: let the name {target.name} end in that.")
+            chosen.check_suffix(target, checked)
             check_target(target)
         self._server.ask("GET", "/api/kinds")  # tells what is wrong before anything large is sent
         fields = checked.model_dump(mode="json", exclude_unset=True)

@@ -24,7 +24,7 @@ from training.pocket.vae import tensors
 
 COUNT, SIZE = 20_000, 128
 BATCH = 32
-STEPS = 12_000
+STEPS = 9_000
 RATE = 6e-4
 WARM_UP = 300
 EMPTY = 0.12

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -85,6 +84,7 @@ def run(ctx: JobContext, request: Request, started: float) -> JobResult:
 def check(request: Request) -> None:
     """Raise InvalidRequest for what can be told before a model is loaded."""
     samplers.resolve(request.sampler, request.schedule)
+    save.check(request)
     generate.film_steps(request.filmstrip)
     if isinstance(request, Txt2ImgRequest) and request.hires:
         upscaler(request.hires_upscaler)
@@ -242,8 +242,9 @@ def rest(request: Request, seed: int, first: int) -> tuple[Request, int]:
 def saved(ctx: JobContext, request: Request, pictures: list[dict[str, Any]]) -> tuple[Artifact, ...]:
     """The files of the result: the pictures, then their film strips."""
     words = stem(request.prompt) or KIND[type(request)]
-    made = [copied(ctx, name(one["number"]), f"{words} {one['seed']}") for one in pictures]
-    strips = [copied(ctx, _strip_name(one["number"]), f"{words} {one['seed']} steps") for one in pictures if one["strip"]]
+    kind = request.format
+    made = [copied(ctx, name(one["number"]), f"{words} {one['seed']}", kind) for one in pictures]
+    strips = [copied(ctx, _strip_name(one["number"]), f"{words} {one['seed']} steps", kind) for one in pictures if one["strip"]]
     return (*made, *strips)
 
 
@@ -252,10 +253,10 @@ def stem(prompt: str) -> str:
     return " ".join(strip_networks(prompt)[0].split())[:LONGEST_STEM].strip()
 
 
-def copied(ctx: JobContext, left: str, stem: str) -> Artifact:
+def copied(ctx: JobContext, left: str, stem: str, kind: infotext.Kind) -> Artifact:
     """A file of the result, from the job's folder."""
-    with ctx.output(".png", stem) as output:
-        shutil.copyfile(ctx.folder / left, output.path)
+    with ctx.output(f".{kind}", stem) as output:
+        save.copy_picture(ctx.folder / left, output.path, kind)
     assert output.artifact is not None
     return output.artifact
 

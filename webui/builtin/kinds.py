@@ -145,7 +145,7 @@ def _studio() -> Any:
 
 KINDS = tuple(
     JobKind(
-        name=name, title=title, request=request, handler=handler, suffix=".png", recall=partial(recall, name, request),
+        name=name, title=title, request=request, handler=handler, suffix=".{format}", recall=partial(recall, name, request),
         positional=("prompt",), skippable=True, warm_up=warm_up, loaded=loaded, machine=machine, unload=unload,
     )
     for name, title, request, handler in (

@@ -48,7 +48,7 @@ def run(ctx: JobContext, request: PlotRequest) -> JobResult:
     ctx.progress(1.0, "saving")
     sheets = [_sheet(ctx, request, lines, cells, found, z) for z in range(len(lines["z"]))]
     words = draw.stem(request.prompt) or "plot"
-    kept = [draw.copied(ctx, draw.name(number), f"{words} {found[number]['seed']}") for number in sorted(found)]
+    kept = [draw.copied(ctx, draw.name(number), f"{words} {found[number]['seed']}", request.format) for number in sorted(found)]
     complete = len(found) == len(cells) and all(one["complete"] for one in found.values())
     facts = {
         "model": ", ".join(dict.fromkeys(one.model for one in means)),
@@ -122,8 +122,8 @@ def _sheet(
     ctx.preview(made.rgb, finished=True)
     text = infotext.write(_facts(request, ctx.seed, next(iter(found.values()))["infotext"]), request.prompt, request.negative)
     words = draw.stem(request.prompt)
-    with ctx.output(".png", f"{words} plot" if len(lines["z"]) == 1 else f"{words} plot {z + 1}") as output:
-        save.write_picture(output.path, made.rgb, text)
+    with ctx.output(f".{request.format}", f"{words} plot" if len(lines["z"]) == 1 else f"{words} plot {z + 1}") as output:
+        save.write_picture(output.path, made.rgb, text, request.format)
     assert output.artifact is not None
     return output.artifact
 

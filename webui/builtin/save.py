@@ -6,18 +6,21 @@ not be read back exactly. Needs no torch.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from webui.builtin import axes
 from webui.imaging import infotext
 from webui.imaging.infotext import Infotext
-from webui.imaging.requests import Img2Img, PictureRequest
+from webui.imaging.requests import Img2Img, OnePicture, PictureRequest
+from webui.plugin_api import InvalidRequest
 
-if TYPE_CHECKING:
-    import numpy as np
+_FACTS = 4000
+"""Bytes, at least as many as all that an infotext says besides the prompts."""
 
 KIND = "Galatea"
 """Names the kind of job that made a file."""
@@ -64,11 +67,29 @@ def own_facts(kind: str, request: PictureRequest, complete: bool) -> dict[str, o
     }
 
 
-def write_picture(path: Path, rgb: np.ndarray, text: str) -> None:
-    """A PNG file of an (H, W, 3) uint8 RGB picture, with its infotext inside. Raises OSError."""
+def write_picture(path: Path, rgb: np.ndarray, text: str, kind: infotext.Kind = "png") -> None:
+    """A file of an (H, W, 3) uint8 RGB picture, with its infotext inside. Raises OSError, InvalidRequest as `check`."""
     from PIL import Image
 
-    path.write_bytes(infotext.embed(Image.fromarray(rgb), text))
+    path.write_bytes(infotext.embed(Image.fromarray(rgb), text, kind))
+
+
+def copy_picture(source: Path, path: Path, kind: infotext.Kind) -> None:
+    """A picture that `write_picture` wrote as PNG, as a file of this kind. Raises as `write_picture`."""
+    if kind == "png":
+        shutil.copyfile(source, path)
+        return
+    from PIL import Image
+
+    with Image.open(source) as picture:
+        write_picture(path, np.asarray(picture.convert("RGB")), infotext.extract(source) or "", kind)
+
+
+def check(request: OnePicture) -> None:
+    """Raise InvalidRequest when the request could not be kept in a file of the kind that it asks for."""
+    said = len(f"{request.prompt}{request.negative}".encode("utf-16"))
+    if request.format == "jpg" and said > infotext.LARGEST_EXIF - _FACTS:
+        raise InvalidRequest(infotext.TOO_LONG)
 
 
 def recall(kind: str, model: type[BaseModel], path: Path) -> dict[str, Any] | None:
@@ -81,7 +102,8 @@ def recall(kind: str, model: type[BaseModel], path: Path) -> dict[str, Any] | No
     except OSError:
         return None
     found = infotext.read(text or "")
-    return _usable(model, fields(found)) if kind_of(found) == kind else None
+    known = fields(found) | {"format": path.suffix.lower().lstrip(".").replace("jpeg", "jpg")}
+    return _usable(model, known) if kind_of(found) == kind else None
 
 
 def kind_of(found: Infotext) -> str | None:

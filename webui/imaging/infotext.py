@@ -78,8 +78,10 @@ Kind = Literal["png", "jpg", "webp"]
 
 _EXIF, _USER_COMMENT = 0x8769, 0x9286
 _UNICODE = b"UNICODE\0"
-_LARGEST_EXIF = 65_533
+LARGEST_EXIF = 65_533
 """Bytes of EXIF, with its mark in front, that fit into a JPEG."""
+
+TOO_LONG = "The prompts are too long to be kept in a JPEG file. Save as PNG or WebP, or shorten them."
 
 _HEADS = {b"\x89PNG": 4 << 20, b"\xff\xd8\xff": 4 << 20, b"GIF8": 1 << 20, b"RIFF": 64 << 20}
 """How a file begins in which infotext is looked for, and how many bytes of it. All but WebP have it in front of the pixels."""
@@ -201,8 +203,8 @@ def embed(image: Image, text: str, kind: Kind = "png", quality: int = 90) -> byt
         image.save(file, "PNG", pnginfo=chunks)
         return file.getvalue()
     exif = _exif(text)
-    if kind == "jpg" and len(exif) > _LARGEST_EXIF:
-        raise InvalidRequest("The prompts are too long to be kept in a JPEG file. Save as PNG or WebP, or shorten them.")
+    if kind == "jpg" and len(exif) > LARGEST_EXIF:
+        raise InvalidRequest(TOO_LONG)
     image.save(file, "JPEG" if kind == "jpg" else "WEBP", quality=quality, exif=exif)
     return file.getvalue()
 

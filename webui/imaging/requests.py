@@ -61,6 +61,7 @@ class OnePicture(BaseModel):
     variation: float = Field(0.0, ge=0.0, le=1.0, description="How much of the variation seed's noise: 0 none, 1 all.")
     clip_skip: int = Field(1, ge=1, le=12, description="Layer of the text encoder to use, counted from the last.")
     tiling: bool = Field(False, description="Make a picture whose edges fit together.")
+    format: Literal["png", "jpg", "webp"] = Field("png", description="Kind of file; all carry the settings, png alone is exact.")
 
 
 class PictureRequest(OnePicture):

@@ -87,8 +87,7 @@ class JobService:
         checked = validated(chosen.request, request)
         _check_priority(priority)
         if target is not None:
-            if chosen.suffix and target.suffix.lower() != chosen.suffix:
-                raise InvalidRequest(f"The result is a {chosen.suffix} file: let the name {target.name} end in that.")
+            chosen.check_suffix(target, checked)
             check_target(target)
         inputs = self._inputs(checked)
         job_id, written = secrets.token_hex(16), checked.model_dump(mode="json")

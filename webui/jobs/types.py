@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from webui.errors import InvalidRequest
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -72,7 +74,7 @@ class JobKind:
     request: the pydantic model; bounds and defaults live there and nowhere else.
     handler: does the work; raises webui.errors only. When `ctx.cancelled` turns true it stops within a second and
              returns what is finished so far, or raises Cancelled when nothing is.
-    suffix:  of the main file it makes, e.g. ".mp4", or "".
+    suffix:  of the main file it makes, e.g. ".mp4", or "". A field of the request may be in it: ".{format}".
     warm_up: loads what every job of this kind needs; called once, on the worker's thread, while nobody waits.
     loaded:  what this process holds in memory for later jobs of this kind. Imports nothing that is not imported yet.
     machine: plain facts about what this process computes with, from the settings, for the page; {} as long as they are not
@@ -99,6 +101,12 @@ class JobKind:
     skippable: bool = False
     recall: Callable[[Path], dict[str, Any] | None] | None = None
     positional: tuple[str, ...] | None = None
+
+    def check_suffix(self, target: Path, request: BaseModel) -> None:
+        """Raise InvalidRequest when a file of this name cannot be what the request asks for."""
+        suffix = self.suffix.format_map(request.model_dump())
+        if suffix and target.suffix.lower() != suffix:
+            raise InvalidRequest(f"The result is a {suffix} file: let the name {target.name} end in that.")
 
 
 @dataclass(frozen=True)
