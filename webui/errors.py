@@ -19,6 +19,8 @@ command line. `exit_code` is what the command line returns: 2 for what the user 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class GalateaError(Exception):
     """Base of every error with a message that a user can act on."""
@@ -72,3 +74,9 @@ class WorkerDied(GalateaError):
 
 class Cancelled(GalateaError):
     """The job's owner stopped it before there was anything to keep."""
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """Ends a message about a name that is not known. names: at least one that is near."""
+    *others, last = names
+    return f"Did you mean {', '.join(others)}{' or ' if others else ''}{last}?"

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from webui.errors import InvalidRequest
+from webui.errors import InvalidRequest, did_you_mean
 
 AUTOMATIC = "Automatic"
 UNIFORM = "Uniform"
@@ -177,7 +177,7 @@ def _legacy(name: str) -> tuple[Sampler, Schedule] | None:
 def _unknown(what: str, name: str, known: list[str]) -> str:
     lower = {one.lower(): one for one in known}
     near = [lower[one] for one in get_close_matches(name.lower(), lower, 3, 0.3)] or known[:3]
-    return f"There is no {what} “{name[:60]}”. Did you mean {', '.join(near[:-1])}{' or ' if near[:-1] else ''}{near[-1]}?"
+    return f"There is no {what} “{name[:60]}”. {did_you_mean(near)}"
 
 
 class Trained(Protocol):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from webui.errors import ModelMissing, UnsupportedModel
+from webui.errors import ModelMissing, UnsupportedModel, did_you_mean
 from webui.weights import detect, files, folders
 from webui.weights.detect import Found
 
@@ -122,9 +122,9 @@ class Catalog:
             if found := next((entry for entry in entries if same(entry, asked)), None):
                 return found
         near = difflib.get_close_matches(wanted.lower(), [entry.stem.lower() for entry in entries], n=3, cutoff=0.4)
-        names = [entry.name for stem in near for entry in entries if entry.stem.lower() == stem]
+        names = [entry.name for stem in near for entry in entries if entry.stem.lower() == stem and not entry.problem]
         where = f"Put it into models/{detect.FOLDERS[kind]}."
-        hint = f"Did you mean {' or '.join(dict.fromkeys(names))}?" if names else where
+        hint = did_you_mean(list(dict.fromkeys(names))) if names else where
         raise ModelMissing(f"There is no {'VAE' if kind == 'vae' else 'model'} '{name}'. {hint}")
 
     def _entry(self, root: Path, path: Path, wanted: str) -> Entry:

@@ -166,7 +166,7 @@ class Form:
                 "vae", [(self.studio.text("own_vae"), UNSET["vae"])], value=UNSET["vae"], allow_custom_value=True, filterable=True
             )
             with gr.Row(equal_height=False):
-                self.fields("clip_skip", "tiling")
+                self.fields("clip_skip", "tiling", "format")
             strips = [(self.studio.text("film_off"), UNSET["filmstrip"]), *((steps, steps) for steps in FILM_STRIPS)]
             self.options["filmstrip"] = self.dropdown(
                 "filmstrip", strips, value=UNSET["filmstrip"], allow_custom_value=True, filterable=True
