@@ -142,8 +142,10 @@ def test_half_precision_makes_about_the_same_picture(model: Model, sampler: str)
 
 def test_without_a_size_a_picture_has_the_models_own(model: Model):
     assert native_size(model) == (64, 64) and drawn(model)[0].rgb.shape == (64, 64, 3)
-    assert own_size(model, picture(50, 70)) == (64, 72)
-    width, height = own_size(model, picture(3000, 1500))
+    said: list[str] = []
+    assert own_size(model, picture(50, 70), said.append) == (64, 72) and said == []
+    width, height = own_size(model, picture(3000, 1500), said.append)
+    assert f"worked on at {width}x{height}" in said[0]
     assert width == pytest.approx(2 * height, rel=0.1) and width * height == pytest.approx(2 * 64 * 64, rel=0.1)
 
 

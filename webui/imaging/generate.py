@@ -106,7 +106,7 @@ def img2img(model: Model, request: Img2Img, image: np.ndarray, watch: Watch, see
 
     Everything else is as in `txt2img`.
     """
-    width, height = read_size(request.size) if request.size else own_size(model, image)
+    width, height = read_size(request.size) if request.size else own_size(model, image, watch.warn)
     steps = _steps(request, watch)
     job = _Job(model, request, watch, seed, how, steps)
     in_latents = request.resize == "latent"
@@ -132,7 +132,7 @@ def inpaint(
     The picture has the size that the request names, else its own. With `only_masked` it keeps its own, and the size is what the
     masked part is worked on at. What the blurred mask does not touch stays as it was, bit for bit. The rest is as in `txt2img`.
     """
-    canvas, soft, (width, height) = _prepared(model, request, image, mask)
+    canvas, soft, (width, height) = _prepared(model, request, image, mask, watch)
     steps = _steps(request, watch)
     job = _Job(model, request, watch, seed, how, steps)
     left, top, right, bottom = canvas.box
@@ -171,11 +171,14 @@ def hires_size(request: Txt2Img, width: int, height: int) -> tuple[int, int]:
     return size
 
 
-def own_size(model: Model, image: np.ndarray) -> tuple[int, int]:
+def own_size(model: Model, image: np.ndarray, warn: Callable[[str], None]) -> tuple[int, int]:
     """Width and height when none is asked for: the picture's own in multiples of 8, smaller when that is much for the model."""
     width, height = native_size(model)
     scale = min(1.0, (LARGEST * width * height / (image.shape[0] * image.shape[1])) ** 0.5)
-    return _multiple(image.shape[1] * scale), _multiple(image.shape[0] * scale)
+    own = _multiple(image.shape[1] * scale), _multiple(image.shape[0] * scale)
+    if scale < 1:
+        warn(f"The picture was worked on at {own[0]}x{own[1]}: more is much for this model. Ask for a size to have another.")
+    return own
 
 
 def _multiple(side: float) -> int:
@@ -200,7 +203,7 @@ def _steps(request: Img2Img, watch: Watch) -> int:
 
 
 def _prepared(
-    model: Model, request: Inpaint, image: np.ndarray, mask: np.ndarray
+    model: Model, request: Inpaint, image: np.ndarray, mask: np.ndarray, watch: Watch
 ) -> tuple[masks.Canvas, np.ndarray, tuple[int, int]]:
     """What is painted on, its blurred mask, and the size that is worked at."""
     height, width = image.shape[:2]
@@ -213,7 +216,7 @@ def _prepared(
         size = size or native_size(model)
         box = masks.box_around(soft, request.padding, *size)
     else:
-        size = size or own_size(model, image)
+        size = size or own_size(model, image, watch.warn)
         box = (0, 0, image.shape[1], image.shape[0])
     return masks.Canvas(image, masks.opacity(soft), box), soft, size
 
