@@ -262,9 +262,9 @@ def test_what_is_deleted_can_be_brought_back(desk: Desk):
 def test_settings_go_back_into_their_form_with_the_seed_that_was_drawn(desk: Desk, tmp_path: Path):
     source = desk.upload(tmp_path)
     job = desk.run(source=source, steps=7, style="fancy")
-    updates = desk.events.again(job.id, ENGLISH)
+    updates = desk.events.reuse.again(job.id, ENGLISH)
     assert filled(updates) == {"source": source, "steps": 7, "style": "fancy", "seed": job.seed}
-    assert updates[desk.events.tabs].selected == "counter"
+    assert updates[desk.events.reuse.tabs].selected == "counter"
     assert len(desk.said) == 1
 
 
@@ -272,7 +272,8 @@ def test_an_upload_that_is_gone_is_named_and_the_rest_is_filled_in(desk: Desk, t
     source = desk.upload(tmp_path)
     job = desk.run(source=source, steps=7)
     desk.artifacts.get(source).path.unlink()
-    assert filled(desk.events.again(job.id, ENGLISH)) | {"seed": 0} == {"source": None, "steps": 7, "style": "plain", "seed": 0}
+    expected = {"source": None, "steps": 7, "style": "plain", "seed": 0}
+    assert filled(desk.events.reuse.again(job.id, ENGLISH)) | {"seed": 0} == expected
     assert "Text before" in desk.said[-1]
 
 
@@ -283,17 +284,17 @@ def test_a_dropped_file_restores_its_settings_and_the_uploads_of_its_job(desk: D
     made.write_text(f"{SIGN}9")
     assert settings_in(made, desk.service) == ("count", {"source": source, "steps": 9})
     zone = gr.File()
-    updates = desk.events.restorer(zone)(str(made), ENGLISH)
+    updates = desk.events.reuse.restorer(zone)(str(made), ENGLISH)
     assert filled(updates)["steps"] == 9 and filled(updates)["source"] == source and updates[zone] is None
     stranger = tmp_path / "film-0123456789abcdef.txt"
     stranger.write_text(f"{SIGN}4")
-    assert filled(desk.events.restorer(zone)(str(stranger), ENGLISH))["source"] is None, "its job is not in this history"
+    assert filled(desk.events.reuse.restorer(zone)(str(stranger), ENGLISH))["source"] is None, "its job is not in this history"
 
 
 def test_notes_take_nothing_for_html(desk: Desk, tmp_path: Path):
     zone, name = gr.File(), "<img src=x>.txt"
     (tmp_path / name).write_text("sun")
-    desk.events.restorer(zone)(str(tmp_path / name), ENGLISH)
+    desk.events.reuse.restorer(zone)(str(tmp_path / name), ENGLISH)
     with pytest.raises(gr.Error) as error, desk.events.studio.guard(ENGLISH):
         raise InvalidRequest(f"There is no file {name}.")
     for said in (desk.said[0], error.value.message):
@@ -311,14 +312,14 @@ def test_errors_are_told_in_the_visitors_language_and_go_away_by_themselves(desk
 def test_a_foreign_file_is_told_so(desk: Desk, tmp_path: Path):
     (tmp_path / "holiday.txt").write_text("sun")
     zone = gr.File()
-    assert desk.events.restorer(zone)(str(tmp_path / "holiday.txt"), ENGLISH) == {zone: None}
+    assert desk.events.reuse.restorer(zone)(str(tmp_path / "holiday.txt"), ENGLISH) == {zone: None}
     assert "holiday.txt" in desk.said[0] and "not made here" in desk.said[0]
 
 
 def test_settings_that_no_tab_takes_are_refused_in_words(desk: Desk):
     job = desk.service.wait(desk.service.submit("fail", {}).id, 20)
     with pytest.raises(gr.Error, match="No tab"):
-        desk.events.again(job.id, ENGLISH)
+        desk.events.reuse.again(job.id, ENGLISH)
     updates = desk.events.press(desk.asked(), SimpleNamespace(act="open", job=job.id), ENGLISH)
     assert updates[desk.widgets.again]["visible"] is False
 

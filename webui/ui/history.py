@@ -1,4 +1,4 @@
-"""The History tab: every job, its details, its settings again, deleting and bringing back. Asks the job service for everything.
+"""The History tab: every job, its details, deleting and bringing back. Asks the job service for everything.
 
 What it shows is remembered by the visitor's browser, not here: a restart of the server loses nothing. While an unfinished
 job is in sight a timer asks for news once a second; an idle page asks for nothing.
@@ -7,10 +7,9 @@ job is in sight a timer asks for news once a second; an idle page asks for nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -20,7 +19,7 @@ from webui.errors import InvalidRequest
 from webui.jobs.types import Job, JobState, Query
 from webui.ui import tiles
 from webui.ui.describe import Describer
-from webui.ui.forms import settings_in, settings_of, usable
+from webui.ui.reuse import Reuse, Updates
 from webui.ui.studio import TabStudio
 from webui.ui.tiles import Seen
 
@@ -34,8 +33,6 @@ DELETED = "deleted"
 
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _FOCUS_BACK = "() => { setTimeout(() => document.querySelector('#history-back')?.focus(), 100); }"
-
-Updates = dict[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def build(studio: TabStudio, tabs: gr.Tabs, tab: gr.Tab, others: Iterable[gr.Tab
     """Called inside of `tab`, when the forms of all tabs are known. others: the page's other tabs."""
     with gr.Column(elem_id="history"):
         widgets = Widgets(**_listing(studio), **_details(studio), **_memory())
-    events = Events(studio, widgets, tabs)
+    events = Events(studio, widgets, Reuse(studio, tabs, widgets.timer))
     events.connect(tab, others)
     return events
 
@@ -174,7 +171,7 @@ class Events:
 
     studio: TabStudio
     widgets: Widgets
-    tabs: gr.Tabs
+    reuse: Reuse
 
     def connect(self, tab: gr.Tab, others: Iterable[gr.Tab]) -> None:
         widgets = self.widgets
@@ -192,12 +189,7 @@ class Events:
         widgets.cancel.click(self.cancel, **look)
         for button, act in ((widgets.back, self.back), (widgets.delete, self.delete), (widgets.undo, self.undo)):
             button.click(act, **look).then(None, js=tiles.FOCUS_OPENED, **_PRIVATE)
-        forms = self.studio.forms
-        filled: dict[str, Any] = {"concurrency_limit": 4, **_PRIVATE}
-        outputs = [self.tabs, widgets.timer, *forms.outputs]
-        widgets.again.click(self.again, inputs=widgets.opened, outputs=outputs, **filled)
-        for zone in forms.zones:
-            zone.upload(self.restorer(zone), inputs=zone, outputs=[zone, *outputs], **filled)
+        self.reuse.connect(widgets.again, widgets.opened)
 
     def visit(self, asked: Updates, visitor: gr.Request) -> Updates:
         """The tab was opened: the list, or the details that were left open, as they are now."""
@@ -288,36 +280,6 @@ class Events:
             restored = self.studio.service.restore(asked[self.widgets.opened])
             seen = self.look(asked, visitor) | self.used(visitor)
             return seen | (self.undone() if restored.id == asked[self.widgets.deleted] else {})
-
-    def again(self, job_id: str, visitor: gr.Request) -> Updates:
-        with self.studio.guard(visitor):
-            job = self.studio.service.get(job_id)
-            return self.fill(job.kind, settings_of(job), Describer(self.studio, visitor).name(job), visitor)
-
-    def restorer(self, zone: gr.File) -> Callable[..., Updates]:
-        def restore(path: str, visitor: gr.Request) -> Updates:
-            with self.studio.guard(visitor):
-                name, found = Path(path).name, settings_in(Path(path), self.studio.service)
-                if found is None:
-                    self.studio.tell(self.studio.say("drop_foreign", visitor, name=name), warning=True)
-                    return {zone: None}
-                return {zone: None, **self.fill(*found, name, visitor)}
-
-        return restore
-
-    def fill(self, kind: str, settings: dict[str, Any], name: str, visitor: gr.Request) -> Updates:
-        """The form of the tab for this kind filled in, and that tab opened. Says what must be chosen anew."""
-        describe = Describer(self.studio, visitor)
-        form = self.studio.forms.offered.get(kind)
-        if form is None:
-            raise InvalidRequest(self.studio.say("history_no_form", visitor, kind=describe.title(kind)))
-        fields, left_out = usable(self.studio.service.kinds()[kind].request, settings, self.studio.artifacts)
-        updates = dict(form.fill(fields, visitor))
-        self.studio.tell(self.studio.say("history_filled", visitor, name=name))
-        if left_out:
-            names = ", ".join(describe.field(kind, field) for field in left_out)
-            self.studio.tell(self.studio.say("history_left_out", visitor, names=names), warning=True)
-        return {**updates, self.tabs: gr.Tabs(selected=form.owner), self.widgets.timer: gr.Timer(active=False)}
 
     def look(self, asked: Updates, visitor: gr.Request) -> Updates:
         """What the visitor wants to see: one job's details, or the list."""
