@@ -21,7 +21,7 @@ from tests import fakes
 from tests.processes import until
 from webui.artifacts import STATE, Artifacts
 from webui.errors import InvalidRequest, StorageError
-from webui.jobs import preview
+from webui.jobs import preview, store
 from webui.jobs.board import JobBoard
 from webui.jobs.pool import OwnWorker, Pool, WorkerProcesses
 from webui.jobs.running import Pace
@@ -478,6 +478,20 @@ def test_a_result_in_a_linked_folder_is_there(serve, tmp_path: Path):
     service = serve(fakes.COUNT)
     job = service.wait(service.submit("count", {"steps": 1}, target=tmp_path / "link" / "x.txt").id, 20)
     assert service.get(job.id).result.artifacts[0].path == tmp_path / "real" / "x.txt"
+
+
+def test_an_end_that_does_not_count_is_said(serve, caplog: pytest.LogCaptureFixture):
+    kind, started, release = fakes.holding()
+    service = serve(kind, fakes.COUNT)
+    held = service.submit("hold", {}).id
+    assert started.wait(20)
+    elsewhere = {"worker": "elsewhere:00000000:0:aaaaaaaa", "seen": time.time() + 1e6}
+    service._store._update_one(store._jobs.c.id == held, **elsewhere)
+    release.set()
+    assert service.wait(service.submit("count", {"steps": 1}).id, 20).state is JobState.DONE
+    assert service._store.get(held).state is JobState.RUNNING, "it is the other worker's"
+    (said,) = (record.message for record in caplog.records if held in record.message)
+    assert "another worker" in said
 
 
 def test_a_job_waits_while_its_steps_cannot_be_written(serve, monkeypatch: pytest.MonkeyPatch):

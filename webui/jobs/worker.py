@@ -283,6 +283,7 @@ class Worker:
             ends = {**run.news, **ends}
             ended = patiently(lambda: self._store.finish(job_id, self.name, state, **ends), self._closing.is_set)
         if ended is None:
+            log.warning("Job %s was given to another worker meanwhile; its end here does not count.", job_id)
             raise Lost
         shutil.rmtree(self._folder(job_id), ignore_errors=True)
         self._tell("ended", job_id, {"state": state})
