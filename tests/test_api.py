@@ -200,6 +200,21 @@ def test_text_that_is_no_unicode_is_answered_like_any_other(visitor: TestClient)
         refused(visitor.post("/api/jobs", content=body, headers=json_type), 422)
 
 
+def test_a_job_stays_while_another_works_on_its_file(make):
+    hold, started, release = holding()
+    studio = make(kinds=(hold, COUNT))
+    visitor = studio.visitor()
+    made = studio.done(visitor, steps=1)
+    visitor.post("/api/jobs", json={"kind": "hold", "request": {}})
+    assert started.wait(10)
+    source = made["result"]["artifacts"][0]["id"]
+    waiting = visitor.post("/api/jobs", json={"kind": "count", "request": {"steps": 1, "source": source}}).json()["id"]
+    assert "works on a file of this one" in refused(visitor.delete(f"/api/jobs/{made['id']}"), 409)
+    release.set()
+    studio.service.wait(waiting, 10)
+    assert visitor.delete(f"/api/jobs/{made['id']}").status_code == 204
+
+
 def test_cancel_stops_a_running_job_and_delete_wants_it_finished(make, tmp_path: Path):
     hold, started, release = holding()
     studio = make(kinds=(hold, COUNT))

@@ -245,12 +245,7 @@ def test_a_job_survives_a_restart_of_the_server(
 
 def test_the_history_gives_settings_back(page: sync_api.Page, phone: sync_api.Page, portrait_file: Path, voice_file: Path):
     """Found by its seed, its settings used again by another visitor, deleted, brought back; nothing runs meanwhile."""
-    drop(page, portrait_file, voice_file)
-    page.get_by_role("radio", name=re.compile("full")).first.check()
-    page.click("#sadtalker-advanced button")
-    page.fill(SEED, "424242")
-    page.click("#sadtalker-generate")
-    video_facts(page)
+    make_with_settings(page, portrait_file, voice_file)
     open_history(phone, search="424242")
     phone.wait_for_function("document.querySelectorAll('.tile').length == 1")
     assert phone.evaluate("document.documentElement.scrollWidth") <= 375, "nothing sticks out sideways"
@@ -321,12 +316,7 @@ def make(server: Server, portrait: Path, voice: Path, name: str) -> str:
 def test_a_video_that_is_dropped_restores_its_settings(
     page: sync_api.Page, outputs: Path, portrait_file: Path, voice_file: Path, tmp_path: Path
 ):
-    drop(page, portrait_file, voice_file)
-    page.get_by_role("radio", name=re.compile("full")).first.check()
-    page.click("#sadtalker-advanced button")
-    page.fill(SEED, "424242")
-    page.click("#sadtalker-generate")
-    video_facts(page)
+    make_with_settings(page, portrait_file, voice_file)
     film = max(outputs.glob("talk/*.mp4"), key=lambda path: path.stat().st_mtime)
     page.reload()
     page.wait_for_selector("#sadtalker-video video", timeout=60_000)
@@ -347,7 +337,17 @@ def test_a_video_that_is_dropped_restores_its_settings(
     assert page.locator("[data-testid=toast-body] img").count() == 0, "a file's name is text"
 
 
+def make_with_settings(page: sync_api.Page, portrait: Path, voice: Path) -> None:
+    drop(page, portrait, voice)
+    page.get_by_role("radio", name=re.compile("full")).first.check()
+    page.click("#sadtalker-advanced button")
+    page.fill(SEED, "424242")
+    page.click("#sadtalker-generate")
+    video_facts(page)
+
+
 def form_is_filled(page: sync_api.Page) -> None:
+    """With what make_with_settings has filled in."""
     page.wait_for_selector("#sadtalker-voice #waveform", timeout=20_000)
     page.wait_for_selector(SEED, timeout=20_000)
     assert page.get_by_role("radio", name=re.compile("full")).first.is_checked()

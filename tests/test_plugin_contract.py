@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from webui import plugin_api, plugin_loader
-from webui.cli import is_artifact
+from webui.jobs.validation import artifact_fields
 from webui.settings import LANGUAGES
 
 PROJECT = Path(__file__).parent.parent
@@ -73,7 +73,7 @@ def test_a_request_refuses_unknown_fields_and_describes_every_field(kind: plugin
 @by_name
 def test_a_request_is_plain_data(kind: plugin_api.JobKind):
     """It must survive a queue: what is not a file has a default that JSON can carry."""
-    files = {name: "0" * 32 for name, field in kind.request.model_fields.items() if is_artifact(field)}
+    files = dict.fromkeys(artifact_fields(kind.request), "0" * 32)
     request = kind.request.model_validate(files)
     assert kind.request.model_validate_json(request.model_dump_json()) == request
 

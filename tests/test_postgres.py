@@ -33,11 +33,15 @@ from tests.test_durable import (
     service,
     studio,
     submit,
+    test_a_begun_job_that_waits_with_nothing_to_keep_is_cancelled_at_once,
     test_a_cancelled_job_whose_worker_was_killed_keeps_its_finished_steps,
+    test_a_crash_of_the_worker_is_survived,
     test_a_deleted_job_comes_back_with_its_files,
+    test_a_job_of_a_kind_that_is_gone_can_be_cancelled_and_deleted,
     test_a_job_that_kills_its_worker_twice_in_one_step_is_given_up,
     test_a_killed_worker_costs_the_step_it_was_in,
     test_a_queued_job_is_cancelled_at_once,
+    test_a_running_job_stops_within_a_second_and_keeps_what_it_made,
     test_a_server_finishes_what_a_killed_command_line_began,
     test_a_waiting_job_can_be_moved,
     test_a_worker_that_has_lost_its_job_leaves_nothing,
@@ -45,7 +49,15 @@ from tests.test_durable import (
     test_no_job_is_run_twice,
     test_nothing_outlives_a_killed_server_but_its_jobs,
     test_the_retention_rule_removes_old_jobs_for_good,
+    test_what_an_unfinished_job_works_on_is_kept,
     test_what_is_skipped_is_left_out_once_and_the_next_goes_on,
+    test_what_the_command_line_queued_before_it_died_is_done_where_its_files_are,
+)
+from tests.test_store import (
+    table,
+    test_texts_that_databases_refuse_are_written_without_what_they_refuse,
+    test_the_table_of_an_older_studio_gets_the_columns_that_came_later,
+    test_the_tables_clock_is_that_of_its_database,
 )
 from webui.jobs.types import Job
 

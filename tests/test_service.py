@@ -21,13 +21,14 @@ from tests import fakes
 from tests.processes import until
 from webui.artifacts import STATE, Artifacts
 from webui.errors import InvalidRequest, StorageError
-from webui.jobs import preview
+from webui.jobs import preview, store
 from webui.jobs.board import JobBoard
 from webui.jobs.pool import OwnWorker, Pool, WorkerProcesses
 from webui.jobs.running import Pace
 from webui.jobs.service import JobService
 from webui.jobs.store import Record, Store
 from webui.jobs.types import UNEXPECTED, Job, JobKind, JobResult, JobState, Query
+from webui.jobs.workflow import Workflows
 from webui.settings import Settings
 
 
@@ -479,14 +480,29 @@ def test_a_result_in_a_linked_folder_is_there(serve, tmp_path: Path):
     assert service.get(job.id).result.artifacts[0].path == tmp_path / "real" / "x.txt"
 
 
-def test_a_table_of_an_older_studio_is_taken_over(tmp_path: Path):
-    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
-    store = Store(url)
-    store.add(Record("a" * 32, "count", JobState.QUEUED, {}, 1, 0.0))
-    with store._write() as connection:
-        connection.execute(sa.text("ALTER TABLE galatea_jobs DROP COLUMN steps"))
-    store.close()
-    store = Store(url)
-    assert store.get("a" * 32).steps == 0
-    assert store.claim("worker", ("count",), only_own=False).id == "a" * 32
-    store.close()
+def test_an_end_that_does_not_count_is_said(serve, caplog: pytest.LogCaptureFixture):
+    kind, started, release = fakes.holding()
+    service = serve(kind, fakes.COUNT)
+    held = service.submit("hold", {}).id
+    assert started.wait(20)
+    elsewhere = {"worker": "elsewhere:00000000:0:aaaaaaaa", "seen": time.time() + 1e6}
+    service._store._update_one(store._jobs.c.id == held, **elsewhere)
+    release.set()
+    assert service.wait(service.submit("count", {"steps": 1}).id, 20).state is JobState.DONE
+    assert service._store.get(held).state is JobState.RUNNING, "it is the other worker's"
+    (said,) = (record.message for record in caplog.records if held in record.message)
+    assert "another worker" in said
+
+
+def test_a_job_waits_while_its_steps_cannot_be_written(serve, monkeypatch: pytest.MonkeyPatch):
+    begin, refusals = Workflows._begin, iter([StorageError("The disk is full.")])
+
+    def full_once(workflows: Workflows, job_id: str):
+        for refusal in refusals:
+            raise refusal
+        return begin(workflows, job_id)
+
+    monkeypatch.setattr(Workflows, "_begin", full_once)
+    service = serve(fakes.COUNT)
+    job = service.wait(service.submit("count", {"steps": 2, "seed": 5}).id, 20)
+    assert (job.state, next(refusals, "used up")) == (JobState.DONE, "used up")

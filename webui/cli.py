@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 from webui import errors, settings
 from webui.errors import GalateaError, InvalidRequest
-from webui.jobs.types import ARTIFACT_FORMAT, UNEXPECTED, Job, JobKind, JobState
+from webui.jobs.types import UNEXPECTED, Job, JobKind, JobState
+from webui.jobs.validation import artifact_fields
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -113,12 +114,9 @@ def report_bug(*, as_json: bool) -> int:
 
 def request_from(model: type[BaseModel], options: Mapping[str, Any], artifacts: Artifacts) -> dict[str, Any]:
     """The request's fields that were given; paths become artifact ids. Raises InvalidRequest for a missing file."""
-    request = {}
-    for name, field in model.model_fields.items():
-        if options.get(name) is not None:
-            given = options[name]
-            request[name] = artifacts.adopt(settings.expanded(given)).id if is_artifact(field) else given
-    return request
+    files = artifact_fields(model)
+    given = {name: options[name] for name in model.model_fields if options.get(name) is not None}
+    return {name: artifacts.adopt(settings.expanded(value)).id if name in files else value for name, value in given.items()}
 
 
 def refuse_overwriting(target: Path, inputs: Iterable[Path]) -> None:
@@ -127,18 +125,6 @@ def refuse_overwriting(target: Path, inputs: Iterable[Path]) -> None:
         # samefile also knows links, and file systems to which A.mp4 and a.mp4 are one.
         if os.path.exists(target) and target.samefile(path):
             raise InvalidRequest(f"--out {target} is one of the files that the result is made from. Choose another name.")
-
-
-def artifact_fields(model: type[BaseModel]) -> set[str]:
-    """Names of the request's fields that name a file."""
-    return {name for name, field in model.model_fields.items() if is_artifact(field)}
-
-
-def is_artifact(field: FieldInfo) -> bool:
-    """True for a request field that names a file, one that may be left out included."""
-    inner = [rule for part in get_args(field.annotation) for rule in getattr(part, "__metadata__", ())]
-    extras = [getattr(rule, "json_schema_extra", None) for rule in (field, *inner)]
-    return any(isinstance(extra, dict) and extra.get("format") == ARTIFACT_FORMAT for extra in extras)
 
 
 def process_age() -> float:
@@ -228,27 +214,28 @@ def _print_error(message: str, kind: str, code: int, *, as_json: bool) -> int:
 
 
 def _add_fields(parser: argparse.ArgumentParser, kind: JobKind) -> None:
-    known = kind.request.model_fields
+    known, files = kind.request.model_fields, artifact_fields(kind.request)
     nameless = kind.positional
     if nameless is None:
-        nameless = tuple(name for name, field in known.items() if is_artifact(field) and field.is_required())
+        nameless = tuple(name for name in files if known[name].is_required())
     for name in (*nameless, *(name for name in known if name not in nameless)):
         field = known[name]
         # What a person gives is a path; that the request holds an id is nothing to them.
         about = (field.description or name).replace("%", "%%").replace("Artifact id of a", "A")
         flag = f"--{name.replace('_', '-')}"
+        shape = {"metavar": "FILE", "type": file_name} if name in files else _shape(field)
         if name in nameless:
             count: dict[str, Any] = {} if field.is_required() else {"nargs": "?"}
-            parser.add_argument(name, **_shape(field) | {"metavar": name.upper()}, **count, help=about)
+            parser.add_argument(name, **shape | {"metavar": name.upper()}, **count, help=about)
         elif field.is_required():
-            parser.add_argument(flag, dest=name, required=True, help=about, **_shape(field))
+            parser.add_argument(flag, dest=name, required=True, help=about, **shape)
         elif field.annotation is bool:
             opposite = f"--no-{flag[2:]}" if field.default else flag
             action = "store_false" if field.default else "store_true"
             about = f"do not: {about[:1].lower()}{about[1:]}" if field.default else about
             parser.add_argument(opposite, dest=name, action=action, default=None, help=about)
         else:
-            parser.add_argument(flag, dest=name, help=f"{about} ({_default(field)})", **_shape(field))
+            parser.add_argument(flag, dest=name, help=f"{about} ({_default(field)})", **shape)
 
 
 def _refuse_settings_of_the_server(options: argparse.Namespace) -> None:
@@ -262,8 +249,7 @@ def _refuse_settings_of_the_server(options: argparse.Namespace) -> None:
 def _shape(field: FieldInfo) -> dict[str, Any]:
     """argparse's arguments for a field with a value. Bounds are left to the model, which words them better."""
     if get_origin(field.annotation) is not Literal:
-        words = {"metavar": "TEXT" if str in (field.annotation, *get_args(field.annotation)) else "N"}
-        return {"metavar": "FILE", "type": file_name} if is_artifact(field) else words
+        return {"metavar": "TEXT" if str in (field.annotation, *get_args(field.annotation)) else "N"}
     values = {str(value): value for value in get_args(field.annotation)}
 
     def choice(text: str) -> Any:

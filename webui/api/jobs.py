@@ -210,7 +210,10 @@ class Routes:
         """Delete a finished job and the files that it made. Its uploads stay. For a day it can be restored."""
         if not (await self._job(job_id)).state.finished:
             raise ApiError(409, "This job has not finished. Cancel it first.", "Conflict")
-        await run_in_threadpool(self._service.delete, job_id)
+        try:
+            await run_in_threadpool(self._service.delete, job_id)
+        except InvalidRequest as error:
+            raise ApiError(409, str(error), "Conflict") from error
         return Response(status_code=204, headers=HEADERS)
 
     async def upload(self, request: Request) -> Answer:

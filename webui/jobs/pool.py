@@ -1,6 +1,7 @@
 """Who runs the jobs: worker processes, one per device, that are replaced when they die; or a worker in this process.
 
-Both are told by the same words (those of `Pool`), and tell of their jobs and of their memory as worker.Tell says.
+Both are told by the same words (those of `Pool`), and tell of their jobs and of their memory as worker.Tell says. A keeper
+adds one of its own: "lost", when the process that ran a job is gone.
 A worker process ends by itself when its server is gone, and its job is put back.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -24,6 +25,7 @@ def validated(model: type[BaseModel], request: Mapping[str, Any] | BaseModel) ->
         raise InvalidRequest(" ".join(_sentence(problem) for problem in error.errors())) from error
 
 
+@cache
 def artifact_fields(model: type[BaseModel]) -> tuple[str, ...]:
     """The names of a request's fields that hold ids of files, one that may be empty included."""
     properties = model.model_json_schema(by_alias=False).get("properties", {})

@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,12 +167,15 @@ class Worker:
                 run.finished = self._durable().finished_steps(record.id)
             if not self._durable().run(record.id, lambda: self._execute(run)):
                 self._finish(run, JobState.FAILED, error=UNEXPECTED)
+        except Lost:
+            pass
         except StorageError:
             self._store.put_back(record.id, self.name)
             raise
         except Exception:  # a bug here: the job must not wait for a worker that has moved on
             log.exception("Job %s (%s) could not be run", record.id, record.kind)
-            self._finish(run, JobState.FAILED, error=UNEXPECTED)
+            with suppress(Lost):
+                self._finish(run, JobState.FAILED, error=UNEXPECTED)
         finally:
             over.set()
             beating.join()
@@ -236,7 +240,9 @@ class Worker:
             self._tell("stopping", run.record.id, {})
 
     def _execute(self, run: Run) -> None:
-        """The workflow's body: raises Lost alone, since the job's end is what it writes into the table."""
+        """The workflow's body. The job's end is what it writes into the table, so it raises Lost alone: then DBOS must not close
+        the steps, which the other worker needs.
+        """
         record = run.record
         self._tell("started", record.id, {"started": record.started})
         if record.cancel:
@@ -255,7 +261,7 @@ class Worker:
             self._finish(run, JobState.FAILED, error=OUT_OF_MEMORY, error_type=OutOfMemory.__name__)
         except Lost:
             log.warning("Job %s was given to another worker meanwhile; what was made here is not kept.", record.id)
-            raise  # so that DBOS does not close the steps, which the other worker needs
+            raise
         except BaseException:  # even sys.exit: it would end this thread and with it every later job
             log.exception("Job %s (%s) failed unexpectedly", record.id, record.kind)
             self._finish(run, JobState.FAILED, error=UNEXPECTED)
@@ -293,6 +299,7 @@ class Worker:
         }
 
     def _finish(self, run: Run, state: JobState, **ends: Any) -> None:
+        """Write the job's end. Raises Lost when another worker has it meanwhile."""
         job_id = run.record.id
         if ends.get("error"):
             ends["words"] = in_search_words(run.record.words, ends["error"])
@@ -303,7 +310,7 @@ class Worker:
             )
         if ended is None:
             log.warning("Job %s was given to another worker meanwhile; its end here does not count.", job_id)
-            return
+            raise Lost
         shutil.rmtree(self._folder(job_id), ignore_errors=True)
         self._tell("ended", job_id, {"state": state})
 
