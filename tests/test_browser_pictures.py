@@ -1,4 +1,4 @@
-"""The tabs that make pictures in a real browser, with tiny random models: each makes one, and they send it on."""
+"""The tabs that make pictures, in a real browser with the pocket model: each makes what it is asked for, and they send it on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import checkpoints
-from tests.servers import Server, free_port, serving
-from tests.test_browser import CHROMIUM, browser, sync_api
+from tests.servers import PROJECT, Server, free_port, serving
+from tests.test_browser import CHROMIUM, browser, sync_api, video_facts
+from training.pocket import portraits
+from training.pocket.attributes import Person
 from webui.imaging import infotext
 
 pytestmark = [
@@ -35,14 +36,9 @@ SIDEWAYS = "() => document.documentElement.scrollWidth - window.innerWidth"
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pocket model whose pictures are 128 pixels wide, as the real one's, and one for inpainting; with random weights."""
+    """A folder with the pocket model and nothing else."""
     folder = tmp_path_factory.mktemp("models")
-    vae = {"block_out_channels": [8, 8, 16, 16], "down_block_types": ["DownEncoderBlock2D"] * 4}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(checkpoints._TINY_UNET, "sample_size", 16)
-        for name, value in (vae | {"up_block_types": ["UpDecoderBlock2D"] * 4}).items():
-            patch.setitem(checkpoints._TINY_VAE, name, value)
-        checkpoints.diffusers_folder(folder / "pocket", "sd1")
+    (folder / "pocket").symlink_to(PROJECT / "models" / "pocket")
     return folder
 
 
@@ -77,6 +73,15 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("photo") / "photo.png"
     blocks = np.random.default_rng(3).integers(0, 256, (8, 8, 3), np.uint8)
     Image.fromarray(np.kron(blocks, np.ones((16, 16, 1), np.uint8))).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def person(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A portrait by the generator that the pocket model learned from: black hair, blue t-shirt."""
+    path = tmp_path_factory.mktemp("person") / "person.png"
+    asked = Person(gender="woman", hair_color="black", hair_style="long", clothes="t-shirt", clothes_color="blue")
+    Image.fromarray(portraits.draw(asked, 128, 3)).save(path)
     return path
 
 
@@ -159,6 +164,69 @@ def test_words_become_a_picture_of_the_models_size_and_its_seed_can_be_used_agai
     page.wait_for_function("document.querySelector('#field-txt2img-seed :is(textarea, input)').value === '-1'")
 
 
+def share(rgb: np.ndarray, colour: str) -> float:
+    """Of the pixels, those of a strong colour that no skin has."""
+    red, green, blue = np.moveaxis(rgb, -1, 0)
+    return float(
+        {
+            "red": (red > 90) & (red > 1.9 * green),
+            "green": (green > 80) & (green > 1.3 * red) & (green > 1.2 * blue),
+            "blue": (blue > 100) & (blue > 1.4 * red) & (blue > 1.2 * green),
+        }[colour].mean()
+    )
+
+
+def test_a_red_haired_person_has_red_hair(page: sync_api.Page, outputs: Path):
+    seen = {}
+    for colour in ("red", "blue"):
+        words = f"portrait of a woman with long {colour} hair, wearing a white shirt, grey background"
+        write(page, "txt2img", prompt=words, seed="7", steps="20")
+        rgb = pixels(made(outputs, generate(page, "txt2img")))
+        seen[colour] = {one: share(rgb, one) for one in ("red", "blue")}
+    assert seen["red"]["red"] > 0.08 > 0.02 > seen["red"]["blue"]
+    assert seen["blue"]["blue"] > 0.08 > 0.02 > seen["blue"]["red"]
+
+
+def test_a_person_made_from_words_talks(page: sync_api.Page, voice_file: Path):
+    """Words to a picture, the picture to the SadTalker tab, a voice beside it: a video that plays."""
+    write(page, "txt2img", prompt="portrait of a smiling young woman with brown hair, blue background", seed="11", steps="20")
+    artifact = generate(page, "txt2img")
+    page.click("#send-txt2img-send_sadtalker")
+    page.wait_for_selector(f"#sadtalker-portrait img[src*='{artifact}']", timeout=WAIT)
+    page.set_input_files("#sadtalker-voice input[type=file]", voice_file)
+    page.wait_for_selector("#sadtalker-voice [data-testid=waveform-sadtalker-voice], #sadtalker-voice #waveform")
+    page.click("#sadtalker-generate")
+    facts = video_facts(page)
+    assert facts["duration"] == pytest.approx(6.6, abs=0.1) and facts["moved"] > 0.1
+    assert min(facts["means"]) > 20, "no black frames"
+
+
+def test_img2img_follows_its_words(page: sync_api.Page, person: Path, outputs: Path):
+    open_tab(page, "img2img")
+    page.set_input_files("#img2img-picture input[type=file]", person)
+    page.wait_for_selector("#img2img-picture img")
+    write(page, "img2img", prompt="portrait of a woman with long green hair", strength="0.9", seed="5", steps="20")
+    assert share(pixels(person), "green") < 0.02
+    assert share(pixels(made(outputs, generate(page, "img2img"))), "green") > 0.08
+
+
+def test_inpainting_changes_the_clothes_and_nothing_else(page: sync_api.Page, person: Path, outputs: Path, tmp_path: Path):
+    mask = np.zeros((128, 128), np.uint8)
+    mask[96:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    open_tab(page, "inpaint")
+    page.set_input_files("#inpaint-picture input[type=file]", person)
+    page.wait_for_selector("#inpaint-editor canvas", timeout=WAIT)
+    page.get_by_role("tab", name="Upload a mask").click()
+    page.set_input_files("#inpaint-mask input[type=file]", tmp_path / "mask.png")
+    page.wait_for_selector("#inpaint-mask img", timeout=WAIT)
+    words = "portrait of a woman with long black hair, wearing a red t-shirt"
+    write(page, "inpaint", prompt=words, mask_blur="0", strength="1", seed="5", steps="20")
+    before, after = pixels(person), pixels(made(outputs, generate(page, "inpaint")))
+    assert np.array_equal(after[:96], before[:96])
+    assert share(before[96:], "red") < 0.02 and share(after[96:], "red") > 0.25
+
+
 def test_each_picture_of_a_batch_is_shown_with_its_own_facts(page: sync_api.Page):
     write(page, "txt2img", prompt="a fox", steps="2", batch_size="2", seed="40")
     generate(page, "txt2img")
@@ -235,6 +303,16 @@ def test_without_a_mask_the_visitor_is_asked_for_one(page: sync_api.Page, photo:
     page.wait_for_selector("#inpaint-editor canvas", timeout=WAIT)
     page.click("#inpaint-generate")
     page.get_by_text("Draw over the part to repaint first").wait_for()
+
+
+def test_a_plot_has_a_picture_for_each_value(page: sync_api.Page, outputs: Path):
+    write(page, "txt2img", prompt="portrait of a man", seed="3")
+    page.click("#txt2img-plot-box button")
+    page.click("#field-txt2img-x-axis input")
+    page.get_by_role("option", name="Steps", exact=True).click()
+    write(page, "txt2img", x_values="1, 4, 8")
+    sheet = pixels(made(outputs, generate(page, "txt2img")))
+    assert sheet.shape[1] >= 3 * 128 and sheet.shape[0] >= 128
 
 
 def test_a_sketch_becomes_a_picture(page: sync_api.Page):
