@@ -199,6 +199,8 @@ def test_a_person_made_from_words_talks(page: sync_api.Page, voice_file: Path):
     facts = video_facts(page)
     assert facts["duration"] == pytest.approx(6.6, abs=0.1) and facts["moved"] > 0.1
     assert min(facts["means"]) > 20, "no black frames"
+    page.reload()
+    assert video_facts(page)["moved"] > 0.1, "the tab that it was sent to is the one that is open"
 
 
 def test_img2img_follows_its_words(page: sync_api.Page, person: Path, outputs: Path):

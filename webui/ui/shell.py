@@ -26,10 +26,16 @@ HOUR = 3600
 STYLE = Path(__file__).parent / "style.css"
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
-REMEMBER = "() => {{ sessionStorage.setItem('galatea-tab', '{tab}'); }}"
+REMEMBER = """() => {
+  const open = document.querySelector("#tabs [role=tab][aria-selected=true]");
+  if (window.galateaRecalled && open) sessionStorage.setItem("galatea-tab", open.dataset.tabId);
+}"""
+"""The page tells of its first tab, too, sometimes when another one has been opened already: what is open counts."""
+
 RECALL = """() => {{
-  const known = sessionStorage.getItem('galatea-tab'), tabs = {tabs};
-  return {{selected: tabs.includes(known) ? known : tabs[0], __type__: 'update'}};
+  const known = sessionStorage.getItem("galatea-tab"), tabs = {tabs};
+  window.galateaRecalled = true;
+  return {{selected: tabs.includes(known) ? known : tabs[0], __type__: "update"}};
 }}"""
 
 Notice = Callable[[Texts, gr.Request], str]
@@ -136,10 +142,9 @@ def _notices(settings: Settings, plugins: Plugins, texts: Texts, notices: list[N
 
 def _remember_tab(tabs: gr.Tabs, all_tabs: list[gr.Tab], page: gr.Blocks) -> None:
     """A page that is loaded anew opens on the tab that was open, a new one on the first that is whole."""
-    whole = [tab for tab in all_tabs if tab.visible]
-    for tab in whole:
-        tab.select(None, js=REMEMBER.format(tab=tab.id), **PRIVATE)
-    page.load(None, outputs=tabs, js=RECALL.format(tabs=[tab.id for tab in whole]), **PRIVATE)
+    whole = [tab.id for tab in all_tabs if tab.visible]
+    tabs.change(None, js=REMEMBER, **PRIVATE)
+    page.load(None, outputs=tabs, js=RECALL.format(tabs=whole), **PRIVATE)
 
 
 def _tab(name: str, plugin: Plugin, plugins: Plugins, studio: TabStudio) -> gr.Tab:
