@@ -57,7 +57,7 @@ def make_printable(*streams: object) -> None:
 def share_processors() -> None:
     """Let threads of PyTorch that wait for each other sleep soon. By OpenMP's default they keep a processor busy meanwhile, and
     when the page, ffmpeg or anything else wants one, all wait for the one that lost its turn: 20 steps of a small model took 18 s
-    instead of 2 s. Must be said before PyTorch is loaded; worker processes inherit it. Who has said otherwise is obeyed.
+    instead of 2 s. Must be said before PyTorch is loaded; worker processes inherit it. What the user has set stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if os.environ["OMP_WAIT_POLICY"] == "PASSIVE":

@@ -728,6 +728,7 @@ def test_the_description_covers_the_routes_and_loads_nothing(visitor: TestClient
         "/api/jobs/{job_id}/events",
         "/api/jobs/{job_id}/priority",
         "/api/jobs/{job_id}/restore",
+        "/api/jobs/{job_id}/skip",
         "/api/jobs/{job_id}/thumbnail",
         "/api/kinds",
         "/api/usage",
@@ -825,7 +826,7 @@ class TestRealServer:
         command = [sys.executable, "app.py", "--port", str(port), "--outputs-dir", str(tmp_path / "outputs")]
         with serving(command, port, tmp_path / "temp") as server, httpx.Client(base_url=server.url, timeout=60) as visitor:
             kinds = visitor.get("/api/kinds").json()
-            assert [kind["name"] for kind in kinds] == ["txt2img", "img2img", "inpaint", "talk"]
+            assert [kind["name"] for kind in kinds] == ["txt2img", "img2img", "inpaint", "plot", "talk"]
             ids = {}
             for field, file in (("portrait", portrait_file), ("voice", voice_file)):
                 with open(file, "rb") as content:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from training.pocket import exam, judge, portraits
+from tests import tiny
+from training.pocket import exam, judge, pictures, portraits
 from training.pocket.attributes import Person
 from webui.faces import face_finder
 from webui.imaging.generate import img2img, inpaint
@@ -20,9 +22,15 @@ PROJECT = Path(__file__).parent.parent
 SEEDS = range(100, 112)
 
 
+@pytest.fixture(autouse=True)
+def calm() -> Iterator[None]:
+    with tiny.calm():
+        yield
+
+
 @cache
 def pocket() -> Model:
-    return exam.pocket(PROJECT / exam.POCKET)
+    return exam.pocket(PROJECT / "models")
 
 
 @cache
@@ -46,11 +54,11 @@ def share(pictures: list[np.ndarray], name: str, value: str) -> float:
 def drawn_person(seed: int = 3) -> np.ndarray:
     """A portrait by the generator, that the model has to work on."""
     person = Person(gender="woman", hair_color="black", hair_style="long", clothes="t-shirt", clothes_color="blue")
-    return portraits.draw(person, judge.SIZE, seed)
+    return portraits.draw(person, pictures.SIZE, seed)
 
 
 def test_it_is_small_enough_to_come_with_the_studio():
-    files = [path for path in (PROJECT / exam.POCKET).rglob("*") if path.is_file()]
+    files = [path for path in (PROJECT / "models" / "pocket").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 45e6
     assert pocket().architecture == "sd1"
 
@@ -75,12 +83,14 @@ def test_praise_that_people_add_does_no_harm():
     assert share([draw(prompt, seed) for seed in SEEDS], "hair_color", "red") >= 0.8
 
 
+@pytest.mark.long
 def test_the_negative_prompt_moves_away_from_what_it_says():
     plain = [draw("portrait of a man", seed) for seed in SEEDS]
     without = [draw("portrait of a man", seed, negative="beard, moustache") for seed in SEEDS]
     assert sure(without, "facial_hair", "none") > sure(plain, "facial_hair", "none") + 0.1
 
 
+@pytest.mark.long
 def test_of_two_words_that_fight_the_heavier_wins():
     """One word alone is heard at any weight: there is nothing else that its place could be filled with."""
     pictures = [
@@ -90,6 +100,7 @@ def test_of_two_words_that_fight_the_heavier_wins():
     assert share(pictures[0], "hair_color", "red") >= 0.8 and share(pictures[1], "hair_color", "green") >= 0.8
 
 
+@pytest.mark.long
 def test_guidance_makes_the_picture_follow_the_prompt():
     prompt = "an old man with a white beard and glasses, wearing a green sweater, starry night"
     wanted = {"age": "old", "facial_hair": "beard", "glasses": "glasses", "clothes_color": "green", "background": "night"}
@@ -104,6 +115,7 @@ def changed(strength: float, seed: int) -> np.ndarray:
     return picture.rgb
 
 
+@pytest.mark.long
 def test_img2img_keeps_the_composition_when_little_may_change_and_follows_the_prompt_when_much_may():
     little, much = ([changed(strength, seed) for seed in SEEDS] for strength in (0.3, 0.9))
     blurred = cv2.GaussianBlur(drawn_person(), (0, 0), 4).astype(float)

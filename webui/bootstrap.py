@@ -70,6 +70,16 @@ settings:
   --max-voice-minutes MINUTES
                         longer voices are refused (30)
   --allow-pickles       read weights in .ckpt and .pt files, too, as numbers only; prefer .safetensors
+  --precision P         numbers that Stable Diffusion computes with: auto, fp32, fp16 or bf16 (what suits the device)
+  --offload WHAT        what waits in main memory while it does not work: auto, none, model or sequential (what fits on the card)
+  --attention KIND      auto, sdpa, or sliced: slower, in less memory (sdpa)
+  --tf32 SWITCH         NVIDIA's faster fp32: auto, on or off
+  --channels-last SWITCH
+                        pictures in memory by pixels, not by colours: auto, on or off
+  --vae-slicing SWITCH  decode pictures one by one: auto, on or off
+  --vae-tiling SWITCH   decode pictures in parts: auto, on or off
+  --compile             compile the UNet's blocks: the first picture takes minutes, the next ones less than before
+  --nsfw-filter SWITCH  blur what the safety checker flags, where its weights are in models/safety-checker: on or off (on)
   --listen              let other computers on the network in
   --port PORT           port of the page (7860, or the next free one)
   --share               make a public link through gradio.live
@@ -92,7 +102,7 @@ environment: PYTHON (which Python makes .venv), GALATEA_LITE=1 or 0 (as --lite o
 _PICTURE_USAGE = """\
            [--negative T] [--model M] [--vae V] [--sampler S] [--schedule S] [--steps N] [--cfg X] [--size WxH] [--seed N]
            [--variation-seed N] [--variation X] [--batch-count N] [--batch-size N] [--clip-skip N] [--tiling]
-           [--filmstrip 1,2,10] [--strength X] [--out F.png] [--json] [--server URL]
+           [--filmstrip 1,2,10] [--strength X] [--format png|jpg|webp] [--out F.png] [--json] [--server URL]
 
 Each option is explained here once the full set-up is done: run {launcher} first.
 """

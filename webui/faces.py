@@ -26,7 +26,7 @@ _PASSES = ((640, 4.0, 0.0), (1600, 6.0, 0.0), (4096, 6.0, 0.3))
 until a face is found.
 
 The detector sees faces from 80 pixels up, in steps of a fifth of their size: a face that falls between two of them is seen in the
-next pass. A finer pass looks at many more places, so it must be surer of what it finds.
+next pass. The finest looks at many more places, so it must be surer of what it finds.
 """
 
 _FACE_WIDTH = 250.0

@@ -40,7 +40,7 @@ UNDER_HATS = ("short", "long", "bob", "curly", "ponytail", "bald")
 
 @dataclass(frozen=True)
 class Person:
-    """One portrait in words. Attributes that would be invisible have a fixed value (see `Person.hidden`)."""
+    """One portrait in words. What cannot be seen of it has a value all the same (see `Person.hidden`)."""
 
     gender: Gender = "woman"
     age: Age = "adult"
@@ -86,7 +86,7 @@ def values(attribute: str) -> tuple[str, ...]:
 def sample(rng: np.random.Generator) -> Person:
     """A random person. Attributes are independent of each other, except where one would hide or contradict another:
 
-    facial hair is for grown men, dresses are for women and girls, and hair that no hat leaves visible goes without one.
+    facial hair is for grown men, dresses are for women and girls, and who wears a hat has hair that can be told under it.
     """
     chosen: dict[str, Any] = {name: _pick(rng, name, values(name)) for name in ATTRIBUTES}
     if chosen["gender"] == "woman" or chosen["age"] == "child":

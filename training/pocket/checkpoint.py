@@ -18,7 +18,7 @@ def rate(step: int, steps: int, warm_up: int) -> float:
     """Factor of the learning rate: up in a line, then down along a cosine."""
     if step < warm_up:
         return (step + 1) / warm_up
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / (steps - warm_up))))
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / max(1, steps - warm_up))))
 
 
 def moving_average(module: torch.nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:

@@ -1,4 +1,4 @@
-"""Neck, shoulders, what people wear, and their hats."""
+"""Neck, shoulders and what people wear."""
 
 from __future__ import annotations
 

@@ -22,7 +22,6 @@ from training.pocket.captions import caption, with_praise
 from training.pocket.checkpoint import moving_average, rate
 from training.pocket.vae import tensors
 
-COUNT, SIZE = 20_000, 128
 BATCH = 32
 STEPS = 9_000
 RATE = 6e-4
@@ -66,7 +65,8 @@ class Latents:
 
     def __init__(self, work: Path):
         path = work / "latents.npz"
-        if not path.exists():
+        vae = work / "vae" / "diffusion_pytorch_model.safetensors"
+        if not path.exists() or path.stat().st_mtime < vae.stat().st_mtime:
             np.savez(path.with_suffix(".part.npz"), **_encoded(work))
             path.with_suffix(".part.npz").replace(path)
         kept = np.load(path)
@@ -77,7 +77,7 @@ class Latents:
         return self._mean.shape[1]
 
     def draw(self, chosen: np.ndarray, mirrored: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-        """(n, 4, height, width), each a random one that the picture may stand for."""
+        """(n, 4, height, width), each drawn at random from what the VAE says of its picture."""
         mean, spread = self._mean[mirrored, chosen], self._spread[mirrored, chosen]
         drawn = mean + spread * rng.standard_normal(mean.shape, np.float32)
         return torch.from_numpy(drawn * self.factor).contiguous(memory_format=torch.channels_last)
@@ -86,7 +86,7 @@ class Latents:
 @torch.no_grad()
 def _encoded(work: Path) -> dict[str, np.ndarray]:
     vae = AutoencoderKL.from_pretrained(work / "vae").to(memory_format=torch.channels_last)
-    drawn = pictures.load(work, COUNT, SIZE)
+    drawn = pictures.load(work)
     sides = []
     for picture in (drawn, drawn[:, :, ::-1]):
         with torch.autocast("cpu", torch.bfloat16):

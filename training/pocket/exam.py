@@ -1,6 +1,6 @@
 """Examines the pocket model: does it draw what it is asked for? The studio makes its pictures, the judge reads them.
 
-    python -m training.pocket.exam [--count 300] [--sheet FILE.png]
+    python -m training.pocket.exam [--models models] [--count 300] [--sheet FILE.png]
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from PIL import Image
 
 from training.pocket import judge, portraits
 from training.pocket.captions import asked, describe
-from training.pocket.export import POCKET
 from webui.faces import face_finder
 from webui.imaging.generate import txt2img
 from webui.imaging.load import Model, load
 from webui.imaging.preview import sheet
 from webui.imaging.requests import Txt2Img
-from webui.weights.catalog import Catalog
+from webui.weights.catalog import POCKET, Catalog
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,9 @@ class Unwatched:
     def warn(self, message: str) -> None: ...
 
 
-def pocket(folder: Path = POCKET) -> Model:
-    return load(Catalog(folder.parent).find(folder.name), precision="fp32", device="cpu")
+def pocket(models: Path) -> Model:
+    """The model in the folder pocket/ of a folder of models."""
+    return load(Catalog(models).find(POCKET), precision="fp32", device="cpu")
 
 
 def draw(model: Model, prompt: str, seed: int, **chosen: object) -> np.ndarray:
@@ -83,11 +83,11 @@ def summary(given: list[Answer]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=POCKET)
+    parser.add_argument("--models", type=Path, default=Path("models"), help="the folder that pocket/ is in")
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--sheet", type=Path, help="where to put a sheet of the first 64 pictures")
     arguments = parser.parse_args()
-    given = list(answers(pocket(arguments.model), arguments.count))
+    given = list(answers(pocket(arguments.models), arguments.count))
     print(summary(given))
     if arguments.sheet:
         Image.fromarray(sheet(np.stack([answer.picture for answer in given[:64]]))).save(arguments.sheet)

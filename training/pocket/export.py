@@ -16,8 +16,6 @@ from training.pocket import diffusion, model, words
 from training.pocket.checkpoint import moving_average
 from webui.imaging import preview
 
-POCKET = Path("models") / "pocket"
-
 
 def trained(work: Path) -> StableDiffusionPipeline:
     """The parts as the last checkpoint has them."""
@@ -40,7 +38,7 @@ def trained(work: Path) -> StableDiffusionPipeline:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--to", type=Path, default=POCKET)
+    parser.add_argument("--to", type=Path, default=Path("models/pocket"))
     arguments = parser.parse_args()
     parts = trained(arguments.work)
     parts.to(dtype=torch.float16).save_pretrained(arguments.to)

@@ -170,7 +170,7 @@ def _parted(canvas: Canvas, person: Person, look: Look, face: Mask, rng: np.rand
             (side * 0.425, 0.20), (side * 0.435, -0.05), (side * 0.40, -0.24), (side * 0.27, -0.40), (x0 + side * 0.05, -0.50),
             (x0, -0.54),
         ]
-        shape = np.concatenate([curve([*outer, *tail, *inner], 5)])
+        shape = curve([*outer, *tail, *inner], 5)
         _shadow_on_face(canvas, person, shape, face)
         covered = _mass(canvas, person, shape, -0.75, 0.75 if bob else 1.0)
         _, dark, gleam = _colours(person)

@@ -125,7 +125,7 @@ def _eye(canvas: Canvas, person: Person, look: Look, skin: np.ndarray, side: int
     white = canvas.mask(np.concatenate([lid, rim]))
     shadow, dark = shadow_of(skin), mix((0.10, 0.06, 0.05), shadow_of(skin), 0.12)
 
-    crease = lid * (1, 1) - (0, 0.034 * size)
+    crease = lid - (0, 0.034 * size)
     canvas.fill(np.concatenate([crease, lid[::-1]]), mix(skin, shadow, 0.35), soft=0.008)
     canvas.line(crease, 0.014, shadow, taper=(0.2, 0.3), soft=0.004, opacity=0.85)
     canvas.paint(white, (0.97, 0.96, 0.95))
@@ -368,4 +368,4 @@ def _lens(kind: float, size: float) -> np.ndarray:
 
 def _ring(canvas: Canvas, shape: np.ndarray, colour: tuple[float, float, float]) -> None:
     closed = np.concatenate([shape, shape[:1]])
-    canvas.fill(np.concatenate([brush(closed, 0.034)]), colour)
+    canvas.fill(brush(closed, 0.034), colour)

@@ -23,7 +23,6 @@ from training.pocket.checkpoint import moving_average, rate
 from training.pocket.vae import tensors
 
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
-COUNT, SIZE = 20_000, 128
 BATCH = 64
 STEPS = 3000
 RATE = 3e-3
@@ -78,7 +77,7 @@ def loss(scores: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def roughened(batch: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Pictures a little blurred, noisy and moved: what is judged later is not drawn as cleanly."""
+    """Pictures a little blurred, noisy, moved, brighter or darker: what is judged later is not drawn as cleanly."""
     if rng.random() < 0.5:
         amount = float(rng.uniform(0.1, 0.9))
         batch = batch + amount * (F.avg_pool2d(F.pad(batch, (1, 1, 1, 1), "replicate"), 3, 1) - batch)
@@ -96,13 +95,13 @@ def train(work: Path, steps: int) -> None:
     average.use_buffers = True
     optimizer = torch.optim.AdamW(judge.parameters(), RATE, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, WARM_UP))
-    drawn = pictures.load(work, COUNT, SIZE)
-    known = torch.tensor([labels(portraits.person(index)) for index in range(COUNT)])
+    drawn = pictures.load(work)
+    known = torch.tensor([labels(portraits.person(index)) for index in range(pictures.COUNT)])
 
     def step(number: int) -> float:
         rng = np.random.default_rng([17, number])
         torch.manual_seed(number)
-        chosen = rng.integers(0, COUNT, BATCH)
+        chosen = rng.integers(0, pictures.COUNT, BATCH)
         batch = roughened(tensors(drawn[chosen]), rng)
         with torch.autocast("cpu", torch.bfloat16):
             scores = judge(batch.contiguous(memory_format=torch.channels_last))
@@ -143,7 +142,7 @@ def read(judge: Judge, shown: Sequence[np.ndarray] | np.ndarray) -> list[dict[st
 
 def examined(count: int = 1000) -> dict[str, float]:
     """How often the judge is right about pictures that it has never seen, per attribute."""
-    examples = list(portraits.dataset(UNSEEN, count, SIZE))
+    examples = list(portraits.dataset(UNSEEN, count, pictures.SIZE))
     found = read(load(), [example.picture for example in examples])
     right: dict[str, list[bool]] = {name: [] for name in ATTRIBUTES}
     for example, said in zip(examples, found, strict=True):
@@ -157,7 +156,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
-    pictures.build(arguments.work, COUNT, SIZE)
+    pictures.build(arguments.work)
     train(arguments.work, arguments.steps)
     for name, share in examined().items():
         print(f"{name:<17}{share:.3f}")

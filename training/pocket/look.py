@@ -19,6 +19,8 @@ class Look:
     chin:  distance from the eyes' line to the chin's tip.
     jaw:   width of the jaw, 1 in the middle between all.
     side:  -1 or 1, where partings, ponytails and the like are.
+    cheek, eye, nose, lips: factors, 1 in the middle; brow: thickness; gaze: how far the irises are to the side.
+    variant: decides which of several hair shapes, frames and ties it is.
     """
 
     head: Frame

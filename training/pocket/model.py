@@ -1,4 +1,4 @@
-"""The parts of the pocket model: a Stable Diffusion 1.x checkpoint in small. Sizes only; trains nothing."""
+"""The parts of the pocket model: a Stable Diffusion 1.x checkpoint in small. Sizes of its networks, and its tokenizer; trains no network."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-def train_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
+def train_tokenizer(captions: Iterable[str], folder: Path) -> None:
     """CLIP's way of cutting words into pieces, with a vocabulary of our own. Any text can be said in it."""
     tokenizer = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Sequence(
@@ -102,7 +102,3 @@ def train_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     known = CLIPTokenizer(vocab=pieces, merges=[tuple(merge) for merge in merges], model_max_length=MAX_TOKENS)
     known.save_pretrained(folder)
-    (folder / "vocab.json").write_text(json.dumps(pieces, ensure_ascii=False), encoding="utf-8")
-    lines = ["#version: 0.2", *(" ".join(merge) for merge in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return known

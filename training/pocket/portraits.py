@@ -1,4 +1,4 @@
-"""Draws a person's portrait. The one door of the generator: `draw`, and `dataset` for training."""
+"""Draws a person's portrait. The one door of the generator: `draw`, and `person` and `dataset` for training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from training.pocket.attributes import Person, sample
 from training.pocket.backgrounds import draw_background
-from training.pocket.captions import Caption, describe
 from training.pocket.clothes import draw_body
 from training.pocket.drawing import Canvas
 from training.pocket.hair import draw_hair, draw_hair_behind
@@ -24,7 +23,7 @@ _STREAM = 4096
 """Keeps the data set's random numbers apart from those of plain seeds."""
 
 
-def draw(person: Person, size: int, seed: int | np.random.Generator) -> np.ndarray:
+def draw(person: Person, size: int, seed: int) -> np.ndarray:
     """(size, size, 3) uint8 RGB. The same person and seed give the same picture at every size."""
     rng = np.random.default_rng(seed)
     look = sample_look(person, rng)
@@ -49,12 +48,10 @@ def draw(person: Person, size: int, seed: int | np.random.Generator) -> np.ndarr
 
 @dataclass(frozen=True)
 class Example:
-    """One portrait to learn from. picture: (size, size, 3) uint8 RGB; captions: different wordings of the same person."""
+    """One portrait to learn from. picture: (size, size, 3) uint8 RGB."""
 
-    index: int
     person: Person
     picture: np.ndarray
-    captions: tuple[Caption, ...]
 
 
 def person(index: int) -> Person:
@@ -62,17 +59,14 @@ def person(index: int) -> Person:
     return sample(np.random.default_rng((_STREAM, index)))
 
 
-def example(index: int, size: int, captions: int = 1) -> Example:
-    """The index alone decides person, picture and captions, so that any process can make any part of the data."""
+def example(index: int, size: int) -> Example:
+    """The index alone decides person and picture, so that any process can make any part of the data."""
     rng = np.random.default_rng((_STREAM, index))
     person = sample(rng)
-    picture_seed, caption_seed = (int(seed) for seed in rng.integers(1 << 62, size=2))
-    words = np.random.default_rng(caption_seed)
-    said = tuple(describe(person, words) for _ in range(captions))
-    return Example(index, person, draw(person, size, picture_seed), said)
+    return Example(person, draw(person, size, int(rng.integers(1 << 62))))
 
 
-def dataset(first: int, count: int, size: int, captions: int = 1) -> Iterator[Example]:
+def dataset(first: int, count: int, size: int) -> Iterator[Example]:
     """Examples `first` to `first + count - 1`."""
     for index in range(first, first + count):
-        yield example(index, size, captions)
+        yield example(index, size)

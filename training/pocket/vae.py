@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from training.pocket import checkpoint, model, pictures
 from training.pocket.checkpoint import moving_average, rate
 
-COUNT, SIZE = 20_000, 128
 BATCH = 8
 STEPS = 9000
 RATE = 1e-3
@@ -76,7 +75,7 @@ def tensors(batch: np.ndarray) -> torch.Tensor:
 def corner(rng: np.random.Generator) -> tuple[int, int]:
     """Of a crop: anywhere, or as often around the face, where small things matter most."""
     around = (8, 40), (16, 48)
-    ranges = around if rng.random() < 0.5 else ((0, SIZE - CROP + 1),) * 2
+    ranges = around if rng.random() < 0.5 else ((0, pictures.SIZE - CROP + 1),) * 2
     top, left = (int(rng.integers(*one)) for one in ranges)
     return top, left
 
@@ -87,7 +86,7 @@ def train(work: Path, steps: int) -> None:
     average = moving_average(vae, EMA)
     optimizer = torch.optim.AdamW(vae.parameters(), RATE, betas=(0.9, 0.99), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, WARM_UP))
-    drawn = pictures.load(work, COUNT, SIZE)
+    drawn = pictures.load(work)
 
     def step(number: int) -> float:
         rng = np.random.default_rng([7, number])
@@ -118,7 +117,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
-    pictures.build(arguments.work, COUNT, SIZE)
+    pictures.build(arguments.work)
     train(arguments.work, arguments.steps)
 
 

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
-from training.pocket import checkpoint, model, portraits
-from training.pocket.attributes import ATTRIBUTES, values
+from training.pocket import checkpoint, model, pictures, portraits
+from training.pocket.attributes import ATTRIBUTES, Person, values
 from training.pocket.captions import Caption, caption, describe, with_praise
 from training.pocket.checkpoint import rate
 
@@ -26,7 +26,6 @@ BATCH = 64
 STEPS = 1000
 RATE = 1e-3
 WARM_UP = 200
-CAPTIONS = 20_000
 
 SIZES = tuple(len(values(name)) + 1 for name in ATTRIBUTES)
 """Of each attribute's answers: its values, and that nothing is said of it."""
@@ -49,7 +48,7 @@ class Reader(nn.Module):
         return [answer(found[:, at]) for at, answer in enumerate(self.answers)]
 
 
-def labels(person: object, said: Caption) -> list[int]:
+def labels(person: Person, said: Caption) -> list[int]:
     """The number of each attribute's answer."""
     return [values(name).index(getattr(person, name)) + 1 if name in said.mentioned else 0 for name in ATTRIBUTES]
 
@@ -80,7 +79,7 @@ def train(work: Path, steps: int) -> None:
     def step(number: int) -> float:
         rng = np.random.default_rng([19, number])
         torch.manual_seed(number)
-        people = [portraits.person(int(index)) for index in rng.integers(0, CAPTIONS, BATCH)]
+        people = [portraits.person(int(index)) for index in rng.integers(0, pictures.COUNT, BATCH)]
         said = [describe(person, rng) for person in people]
         said[0] = Caption("", frozenset())
         ids = token_ids(words, [with_praise(one.text, rng) for one in said])
@@ -106,8 +105,9 @@ def train(work: Path, steps: int) -> None:
 def tokenizer(work: Path) -> CLIPTokenizer:
     """The tokenizer, made of the captions when it is first asked for."""
     folder, rng = work / "tokenizer", np.random.default_rng(11)
-    if not folder.exists():
-        model.train_tokenizer((with_praise(caption(portraits.person(index), rng), rng) for index in range(CAPTIONS)), folder)
+    if not (folder / "tokenizer.json").exists():
+        people = (portraits.person(index) for index in range(pictures.COUNT))
+        model.train_tokenizer((with_praise(caption(person, rng), rng) for person in people), folder)
     return CLIPTokenizer.from_pretrained(folder)
 
 
