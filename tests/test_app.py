@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import app
 from tests.fakes import HOUSE_JOBS, start_program, write_extension
 from tests.servers import OFFLINE, PROJECT, free_port, serving
 from webui.errors import InvalidRequest
@@ -173,6 +174,23 @@ def test_it_calls_nobody_and_sharing_without_internet_says_why_and_goes_on(exten
         server.wait_for("There is no public link")
         assert server.get("/")[0] == 200
     assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "7"}),
+    ],
+)
+def test_threads_sleep_soon_unless_the_user_wants_otherwise(
+    given: dict[str, str], kept: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    environment = dict(given)
+    monkeypatch.setattr(os, "environ", environment)
+    app.share_processors()
+    assert environment == kept
 
 
 def test_the_folders_of_killed_runs_are_removed_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from training.pocket import portraits
 from webui import faces
 from webui.errors import ModelMissing, NoFaceFound
 from webui.faces import DlibFaceFinder, Face, choose_face, face_finder
@@ -47,6 +48,14 @@ def test_the_points_do_not_depend_on_the_pictures_scale(portrait, scale):
     (reference,) = face_finder().find(portrait)
     error = np.linalg.norm(face.landmarks / scale - reference.landmarks, axis=1)
     assert error.mean() < 0.025 * reference.width
+
+
+def test_a_face_between_two_sizes_of_the_detector_is_seen_in_the_second_pass(monkeypatch):
+    small = portraits.example(1_000_027, 128).picture
+    (face,) = DlibFaceFinder().find(small)
+    assert 48 < face.landmarks[30, 0] < 80, "the nose is in the middle"
+    monkeypatch.setattr(faces, "_PASSES", faces._PASSES[:1])
+    assert DlibFaceFinder().find(small) == []
 
 
 def test_two_faces_come_largest_first_and_once_each(portrait):
