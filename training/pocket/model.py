@@ -1,4 +1,4 @@
-"""The parts of the pocket model: a Stable Diffusion 1.x checkpoint in small. Sizes of its networks, and its tokenizer; trains no network."""
+"""The parts of the pocket model, a Stable Diffusion 1.x checkpoint in small: sizes, and the tokenizer. Trains no network."""
 
 from __future__ import annotations
 
