@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -19,6 +20,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "outside_ci: needs what continuous integration has not; may be skipped there")
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries complain of what is left at the end
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Generator[None, Any, Any]:
     """With CI=true a skip is a failure: what nobody sees skipped is never run.
@@ -32,6 +37,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Gener
         report.outcome = "failed"
         report.longrepr = f"skipped although CI must run it: {call.excinfo.value if call.excinfo else 'unknown reason'}"
     return report
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_to_look_through() -> None:
+    """What earlier modules left is not looked through at each collection of garbage, which would take a second at a time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
+import logging
 import os
 import random
 import sys
@@ -18,6 +20,7 @@ import httpx
 import pytest
 from pydantic import BaseModel, field_validator
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
@@ -656,6 +659,23 @@ def test_answers_cannot_be_framed_by_other_sites(visitor: TestClient):
 def test_a_foreign_host_is_refused_on_page_and_api(visitor: TestClient, path: str, host: str):
     refused(visitor.get(path, headers={"Host": host}), 403)
     assert visitor.post(path, headers={"Host": host}).status_code == 403
+
+
+def test_who_leaves_in_the_middle_of_an_upload_is_noted_without_a_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    async def upload(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(await request.body())
+
+    async def receive() -> dict:
+        return {"type": "http.disconnect"}
+
+    async def send(_message: dict) -> None: ...
+
+    scope = {"type": "http", "method": "POST", "path": "/upload", "query_string": b"", "client": ("127.0.0.1", 1)}
+    scope |= {"headers": [(b"host", b"localhost:7860")], "http_version": "1.1", "scheme": "http", "root_path": ""}
+    app = Starlette(routes=[Route("/upload", upload, methods=["POST"])])
+    with caplog.at_level(logging.INFO):
+        asyncio.run(guarding.Porch(app, Studio(tmp_path).guard)(scope, receive, send))
+    assert "A visitor left" in caplog.text
 
 
 @pytest.mark.parametrize("host", ["localhost:7860", "127.0.0.1:7860", "[::1]:7860", "LOCALHOST:9000"])

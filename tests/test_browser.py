@@ -391,6 +391,8 @@ def test_who_looks_on_may_begin_a_video_of_their_own(
     page: sync_api.Page, server: Server, portrait_file: Path, long_voice_file: Path, voice_file: Path
 ):
     drop(page, portrait_file, long_voice_file)
+    page.click("#sadtalker-advanced button")
+    page.fill("#field-sadtalker-fps input[type=number]", "60")
     page.click("#sadtalker-generate")
     page.wait_for_selector(".job-preview img", timeout=60_000)
     theirs = page.evaluate(JOB)

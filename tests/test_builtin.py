@@ -667,7 +667,8 @@ def test_values_that_cannot_be_used_here_are_left_out(tmp_path: Path):
     text = "a cat\nSteps: 4000, Sampler: Euler, CFG scale: nan, Seed: -7, Size: 513x513, Clip skip: 2"
     file.write_bytes(infotext.embed(Image.new("RGB", (64, 64)), text))
     fields = BY_NAME["txt2img"].recall(file)
-    assert fields == {"prompt": "a cat", "negative": "", "sampler": "Euler", "clip_skip": 2, "tiling": False, "hires": False}
+    expected = {"prompt": "a cat", "negative": "", "sampler": "Euler", "clip_skip": 2, "tiling": False, "hires": False}
+    assert fields == expected | {"format": "png"}
 
 
 @pytest.mark.parametrize("fact", ["Own size: True", "Galatea: img2img", "X Type: 7", "Model hash: x", "Hires upscale: x"])

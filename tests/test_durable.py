@@ -735,6 +735,7 @@ def watched(server: Server, job_id: str) -> str:
 
 def test_many_jobs_and_watchers(house: Callable[..., Server], journal: Journal):
     server = house()
+    until(lambda: "Ready for 'txt2img'" in server.log, 60)  # the last kind that the worker imports something for
     memory = []
     with ThreadPoolExecutor(10) as watchers:
         for _ in range(3):

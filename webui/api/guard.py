@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 
 from webui.api.answers import ApiError
 
@@ -296,7 +297,10 @@ class Porch:
                 self._guard.check_sender(scope)
         except ApiError as refused:
             return await _refuse(refused, scope, receive, send)
-        await self._app(scope, receive, _with_headers(send))
+        try:
+            await self._app(scope, receive, _with_headers(send))
+        except ClientDisconnect:
+            log.info("A visitor left while a request was still coming.")
 
 
 def limited(scope: Scope, receive: Receive) -> Receive:
