@@ -22,7 +22,8 @@ def trained(work: Path) -> StableDiffusionPipeline:
     unet = moving_average(model.unet(), diffusion.EMA)
     unet.load_state_dict(torch.load(work / "diffusion.pt", weights_only=True)["average"])
     vae = AutoencoderKL.from_pretrained(work / "vae")
-    vae.register_to_config(scaling_factor=round(diffusion.Latents(work).factor, 5))
+    # Its config would tell the folder that it was read from.
+    vae.register_to_config(scaling_factor=round(diffusion.Latents(work).factor, 5), _name_or_path="")
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
