@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
+import inspect
 import json
 import os
 import shutil
@@ -12,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ import pytest
 import app
 from tests.fakes import HOUSE_JOBS, start_program, write_extension
 from tests.servers import OFFLINE, PROJECT, free_port, serving
-from webui.errors import InvalidRequest
+from webui.errors import InvalidRequest, PluginError
 from webui.ui import server as page_server
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(os.name == "nt", reason="POSIX signals")]
@@ -35,6 +38,7 @@ def extensions(tmp_path: Path) -> Path:
 def test_the_real_page_is_up_in_four_seconds_with_nothing_heavy_and_stops_cleanly(tmp_path: Path):
     port = free_port()
     outputs = ("--outputs-dir", str(tmp_path / "outputs"))
+    (stub := PROJECT / "webui" / "ui" / "originals.pyi").unlink(missing_ok=True)
     with serving([sys.executable, "app.py", "--port", str(port), *outputs], port, tmp_path / "temp") as server:
         # Processor time, because this machine may be busy with other things; one start has the machine to itself.
         assert 0 < server.cpu_seconds <= 4.0
@@ -44,6 +48,7 @@ def test_the_real_page_is_up_in_four_seconds_with_nothing_heavy_and_stops_cleanl
         assert [folder.stat().st_mode & 0o777 for folder in private] == [0o700]
     assert server.process.returncode == 0
     assert "Traceback" not in server.log
+    assert not stub.exists(), "Gradio writes stubs for editors into our sources"
     assert list((tmp_path / "temp").glob("galatea-*")) == []
 
 
@@ -53,6 +58,15 @@ def test_nothing_heavy_is_imported_to_serve(extensions: Path, tmp_path: Path):
     with serving(command, port, tmp_path / "temp") as server:
         assert server.get("/")[0] == 200
     assert (extensions / "imported.txt").read_text().split() == ["gradio"]
+
+
+def test_what_is_changed_while_gradio_is_imported_is_as_before_afterwards():
+    with suppress(KeyError), page_server.without_garbage_collection(), page_server.no_stubs():
+        with pytest.raises(OSError, match="no stubs"):
+            inspect.getfile(PluginError)
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled() and inspect.getfile(PluginError).endswith("errors.py")
 
 
 def test_a_taken_port_is_said_and_the_next_one_taken(extensions: Path, tmp_path: Path):
