@@ -30,10 +30,11 @@ import torch
 
 from tests import tiny
 from tests.checkpoints import full_size
-from webui.imaging.generate import native_size, txt2img
+from webui.imaging.generate import txt2img
 from webui.imaging.load import Model, load
 from webui.imaging.requests import Txt2Img, read_size
 from webui.imaging.samplers import resolve, scheduler
+from webui.imaging.sizes import native_size
 from webui.weights.catalog import Catalog
 
 PROMPT, NEGATIVE, SEED, GUIDANCE = "portrait of a woman with red hair, green background", "blurry", 5, 7.0

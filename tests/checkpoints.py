@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from webui.imaging.load import CONFIGS, _clip_tokenizer, _no_memory
+from webui.imaging.load import CONFIGS, no_memory
+from webui.imaging.origins import clip_tokenizer
 
 ARCHITECTURES = ("sd1", "sd2", "sdxl")
 
@@ -112,7 +113,7 @@ def single_file(
 
 def full_size(path: Path, architecture: str, dtype: torch.dtype = torch.float16) -> None:
     """Writes a single file of full size with random numbers, tensor by tensor: it never stands in memory as a whole."""
-    with _no_memory():
+    with no_memory():
         made = networks(numbers(architecture, full=True))
     # A pickle of numbers repeated is as good as new ones here: only their count, and that they are not huge, matters.
     pool = (torch.randn(1 << 24, generator=torch.Generator().manual_seed(0)) * 0.02).to(dtype)
@@ -164,7 +165,7 @@ def config_folder(folder: Path, configs: dict[str, Any]) -> Path:
     for part in kinds:
         (folder / part).mkdir(parents=True, exist_ok=True)
         if part.startswith("tokenizer"):
-            _clip_tokenizer(CONFIGS / "tokenizer" / "merges.txt.gz", configs[part]["pad_token"]).save_pretrained(folder / part)
+            clip_tokenizer(CONFIGS / "tokenizer" / "merges.txt.gz", configs[part]["pad_token"]).save_pretrained(folder / part)
         else:
             name = "scheduler_config.json" if part == "scheduler" else "config.json"
             (folder / part / name).write_text(json.dumps(configs[part]))

@@ -15,12 +15,14 @@ from PIL import Image
 from tests import tiny
 from webui.errors import InvalidRequest, UnsupportedModel
 from webui.imaging import infotext, preview
-from webui.imaging.generate import How, Picture, film_steps, img2img, inpaint, native_size, own_size, txt2img
+from webui.imaging.generate import img2img, inpaint, txt2img
 from webui.imaging.latents import decode, seamless
 from webui.imaging.load import Model
+from webui.imaging.passes import How, Picture, film_steps
 from webui.imaging.plans import Plan
 from webui.imaging.requests import Img2Img, Inpaint, Txt2Img
 from webui.imaging.samplers import resolve, scheduler
+from webui.imaging.sizes import native_size, own_size
 
 WORDS = {"prompt": "a red lighthouse", "negative": "blurry", "steps": 4}
 

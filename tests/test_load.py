@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from tests import checkpoints
 from webui.errors import OutOfMemory, UnsupportedModel
 from webui.imaging import load as loading
+from webui.imaging import origins
 from webui.imaging.load import Model, load, load_part, swap
 from webui.weights.catalog import Catalog, Entry
 from webui.weights.detect import Found
@@ -430,7 +431,7 @@ def test_too_little_memory_is_said(tmp_path: Path, configs: Path, monkeypatch: p
 
     folder = models(tmp_path)
     checkpoints.single_file(folder / "Stable-diffusion" / "a.safetensors", "sd1")
-    monkeypatch.setattr(loading, "_taken", fail)
+    monkeypatch.setattr(origins, "_taken", fail)
     with pytest.raises(OutOfMemory, match=r"too little memory on cpu for a\.safetensors"):
         load(entry_of(folder, "a"), configs=configs)
 
@@ -485,13 +486,13 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)
 def test_the_shipped_numbers_build_networks_of_the_published_sizes(architecture: str):
-    with loading._no_memory():
+    with loading.no_memory():
         made = checkpoints.networks(checkpoints.numbers(architecture, full=True))
     assert tuple(sum(p.numel() for p in network.parameters()) for network in made.values()) == PARAMETERS[architecture]
 
 
 def test_the_tokenizer_is_clips():
-    tokenizer = loading._clip_tokenizer(loading.CONFIGS / "tokenizer" / "merges.txt.gz", "!")
+    tokenizer = origins.clip_tokenizer(loading.CONFIGS / "tokenizer" / "merges.txt.gz", "!")
     assert tokenizer("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
     assert tokenizer("A  Photo\nof a CAT").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
     assert len(tokenizer) == 49408 and tokenizer.pad_token_id == 0 and tokenizer.model_max_length == 77

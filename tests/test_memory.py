@@ -15,7 +15,7 @@ from tests.checkpoints import networks, numbers
 from webui.errors import InvalidRequest, OutOfMemory
 from webui.imaging.encode import Conditioner
 from webui.imaging.latents import decode
-from webui.imaging.load import _no_memory
+from webui.imaging.load import no_memory
 from webui.imaging.memory import applied, attempt, look, ran_out
 from webui.imaging.plans import GIB, KINDS, Device, Kind, Plan, doubts, fits, lower, needs, plan
 
@@ -110,7 +110,7 @@ def test_what_is_chosen_for_a_device_fits_into_it_when_anything_does():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_known_kinds_are_as_large_as_their_networks(kind: Kind):
-    with _no_memory():
+    with no_memory():
         made = networks(numbers(kind.architecture, full=True))
     sizes = {name: sum(tensor.numel() for tensor in network.parameters()) for name, network in made.items()}
     assert sum(sizes.values()) == pytest.approx(kind.parameters, rel=0.01) and sizes["unet"] == kind.largest

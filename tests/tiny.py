@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from tests.checkpoints import networks, numbers
-from webui.imaging.load import CONFIGS, Model, _clip_tokenizer
+from webui.imaging.load import CONFIGS, Model
+from webui.imaging.origins import clip_tokenizer
 
 _CHANNELS = {"block_out_channels": [32, 32], "norm_num_groups": 8, "layers_per_block": 1, "sample_size": 8}
 _VAE = {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "layers_per_block": 1, "sample_size": 64}
@@ -43,7 +44,7 @@ def model(
         architecture=architecture,
         inpaint=inpaint,
         prediction=prediction,
-        tokenizers=tuple(_clip_tokenizer(merges, pad) for pad in tokenizers),
+        tokenizers=tuple(clip_tokenizer(merges, pad) for pad in tokenizers),
         text_encoders=tuple(made[part] for part in ("text_encoder", "text_encoder_2") if part in made),
         unet=made["unet"],
         vae=made["vae"],

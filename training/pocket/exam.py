@@ -39,7 +39,7 @@ class Answer:
 
 
 class Unwatched:
-    """generate.Watch of nobody."""
+    """passes.Watch of nobody."""
 
     cancelled = False
 

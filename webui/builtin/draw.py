@@ -20,10 +20,10 @@ import numpy as np
 from webui.builtin import save, studio
 from webui.builtin.kinds import Img2ImgRequest, InpaintRequest, Txt2ImgRequest
 from webui.builtin.studio import Means
-from webui.imaging import generate, infotext, masks, preview, samplers
-from webui.imaging.generate import How, Picture
+from webui.imaging import generate, infotext, masks, passes, preview, samplers, sizes
 from webui.imaging.load import Model
 from webui.imaging.noise import seeds
+from webui.imaging.passes import How, Picture
 from webui.imaging.prompt import strip_networks
 from webui.imaging.requests import read_size
 from webui.imaging.resize import upscaler
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from webui.imaging.safety import Checker
 
 Request = Txt2ImgRequest | Img2ImgRequest | InpaintRequest
-Make = Callable[[Model, Any, generate.Watch, int, How], Iterator[Picture]]
+Make = Callable[[Model, Any, passes.Watch, int, How], Iterator[Picture]]
 
 Censor = Callable[[Picture], Picture]
 
@@ -85,11 +85,11 @@ def check(request: Request) -> None:
     """Raise InvalidRequest for what can be told before a model is loaded."""
     samplers.resolve(request.sampler, request.schedule)
     save.check(request)
-    generate.film_steps(request.filmstrip)
+    passes.film_steps(request.filmstrip)
     if isinstance(request, Txt2ImgRequest) and request.hires:
         upscaler(request.hires_upscaler)
         if request.size:
-            generate.hires_size(request, *read_size(request.size))
+            sizes.hires_size(request, *read_size(request.size))
 
 
 def tell_exchanged(ctx: JobContext, request: Request, means: Means) -> None:
@@ -205,7 +205,7 @@ def left(ctx: JobContext, request: Request, means: Means, number: int, picture: 
 
 
 class PartWatch:
-    """generate.Watch in terms of the whole job, which has several parts, each called `what`. part: the one that is made now, from
+    """passes.Watch in terms of the whole job, which has several parts, each called `what`. part: the one that is made now, from
     0. span: which parts the progress that it hears of is about."""
 
     def __init__(self, ctx: JobContext, what: str, parts: int):

@@ -11,22 +11,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import gzip
 import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
 from webui.errors import OutOfMemory, UnsupportedModel
-from webui.weights import detect, files, folders, names
+from webui.imaging.origins import Folder, Origin, SingleFile, Tensors
+from webui.weights import detect, files
 from webui.weights.catalog import Entry
-from webui.weights.names import Names, Source
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -270,17 +268,17 @@ class _Checkpoint:
         known = {"prediction_type": self.entry.found.prediction or config.get("prediction_type", "epsilon")}
         return config | known | ({"rescale_betas_zero_snr": True} if self.entry.found.zero_snr else {})
 
-    def _origin(self, architecture: str) -> _Origin:
+    def _origin(self, architecture: str) -> Origin:
         if self.entry.path.is_dir():
-            return _Folder(self.entry.path, half=self.precision != "fp32", allow_pickles=self.allow_pickles)
+            return Folder(self.entry.path, half=self.precision != "fp32", allow_pickles=self.allow_pickles)
         header = files.header(self.entry.path, allow_pickles=self.allow_pickles)
         numbers = json.loads((self.configs / f"{architecture}.json").read_text(encoding="utf-8"))
         if self.entry.found.inpaint:
             numbers["unet"]["in_channels"] = 9
         read = files.reader(self.entry.path, allow_pickles=self.allow_pickles)
-        return _SingleFile(self.entry.name, header, numbers, read, self.configs)
+        return SingleFile(self.entry.name, header, numbers, read, self.configs)
 
-    def _text_encoder(self, origin: _Origin, part: str) -> Any:
+    def _text_encoder(self, origin: Origin, part: str) -> Any:
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
         kind = CLIPTextModelWithProjection if part == "text_encoder_2" else CLIPTextModel
@@ -304,13 +302,13 @@ class _Checkpoint:
     def _laid_out(self, what: str, build: Callable[[], Any]) -> Any:
         """The network that the configs describe, without memory for its weights."""
         try:
-            with _no_memory():
+            with no_memory():
                 return build()
         except Exception as error:  # what a folder's configs say can make the libraries fail in any way
             raise self._unfit(what, "its config.json makes no sense") from error
 
     def _filled(
-        self, network: Any, tensors: _Tensors, what: str, *, extras_matter: bool = False, waiting: tuple[str, ...] = ()
+        self, network: Any, tensors: Tensors, what: str, *, extras_matter: bool = False, waiting: tuple[str, ...] = ()
     ) -> Any:
         """The network with the tensors in it, each in the precision and on the device that was chosen.
 
@@ -340,7 +338,7 @@ class _Checkpoint:
         # What is left are buffers that no file has, such as position ids.
         return network.to(self.device).eval().requires_grad_(False)
 
-    def _check_names(self, expected: Mapping[str, Any], tensors: _Tensors, what: str, extras_matter: bool) -> None:
+    def _check_names(self, expected: Mapping[str, Any], tensors: Tensors, what: str, extras_matter: bool) -> None:
         if not tensors:
             raise UnsupportedModel(f"{self.entry.name} has no {what}. Choose a full checkpoint, or a file for this part.")
         if missing := [name for name in expected if name not in tensors]:
@@ -356,127 +354,11 @@ class _Checkpoint:
         )
 
 
-_Tensors = Mapping[str, Callable[[], torch.Tensor]]
-"""A network's tensors by name, each read when it is called."""
-
-
 _TEXT_NUMBERS = (
     "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads",
     "max_position_embeddings", "hidden_act", "layer_norm_eps", "pad_token_id", "bos_token_id", "eos_token_id",
 )  # fmt: skip
 """What of a text encoder's config describes the network. The rest can name code to be fetched (`attn_implementation`)."""
-
-
-class _Origin(Protocol):
-    """What the parts of a checkpoint are read from."""
-
-    def config(self, part: str) -> dict[str, Any]: ...
-
-    def tensors(self, part: str) -> _Tensors: ...
-
-    def tokenizer(self, part: str) -> Any: ...
-
-
-@dataclass(frozen=True)
-class _SingleFile:
-    """A1111's single file: tensors in LDM's names, numbers from configs/."""
-
-    name: str
-    header: files.Header
-    numbers: dict[str, Any]
-    read: Callable[[str], torch.Tensor]
-    configs: Path
-
-    def config(self, part: str) -> dict[str, Any]:
-        return self.numbers[part]
-
-    def tensors(self, part: str) -> _Tensors:
-        prefix, inside = self._inside(part)
-        found = self._named(part, prefix, inside)
-        return {new: _reading(self.read, prefix, source) for new, source in found.items()}
-
-    def tokenizer(self, part: str) -> Any:
-        return _clip_tokenizer(self.configs / "tokenizer" / "merges.txt.gz", self.numbers[part]["pad_token"])
-
-    def _inside(self, part: str) -> tuple[str, list[str]]:
-        """The prefix of a part's tensors in this file, and their names without it."""
-        for prefix in _PREFIXES[part]:
-            if inside := [name[len(prefix) :] for name in self.header if name.startswith(prefix)]:
-                return prefix, inside
-        # A file that holds this part alone, without a prefix.
-        return "", [name for name in self.header if name.startswith(_BARE.get(part, ()))]
-
-    def _named(self, part: str, prefix: str, inside: list[str]) -> Names:
-        if part == "unet":
-            return names.unet(inside, self.numbers["unet"]["layers_per_block"])
-        if part == "vae":
-            return names.vae(inside)
-        return names.open_clip(inside) if prefix.endswith(".model.") else names.clip(inside)
-
-
-_PREFIXES = {
-    "unet": ("model.diffusion_model.",),
-    "vae": ("first_stage_model.", "vae."),
-    "text_encoder": ("cond_stage_model.transformer.", "cond_stage_model.model.", "conditioner.embedders.0.transformer."),
-    "text_encoder_2": ("conditioner.embedders.1.model.",),
-}
-
-_BARE = {
-    "unet": (
-        "conv_in.",
-        "conv_norm_out.",
-        "conv_out.",
-        "time_embedding.",
-        "add_embedding.",
-        "down_blocks.",
-        "mid_block.",
-        "up_blocks.",
-    ),
-    "vae": ("encoder.", "decoder.", "quant_conv.", "post_quant_conv."),
-}
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """A diffusers folder: names and numbers as we need them."""
-
-    folder: Path
-    half: bool
-    allow_pickles: bool
-
-    def config(self, part: str) -> dict[str, Any]:
-        return folders.read_json(self.folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json"))
-
-    def tensors(self, part: str) -> _Tensors:
-        found: dict[str, Callable[[], torch.Tensor]] = {}
-        for file in folders.weights(self.folder, part, half=self.half):
-            inside = files.header(file, allow_pickles=self.allow_pickles)
-            read = files.reader(file, allow_pickles=self.allow_pickles)
-            named = names.vae(inside) if part == "vae" else names.clip(inside)
-            found |= {new: _reading(read, "", source) for new, source in named.items()}
-        return found
-
-    def tokenizer(self, part: str) -> Any:
-        from transformers import CLIPTokenizer
-
-        try:
-            # As in _clip_tokenizer: what is written in a prompt is text.
-            return CLIPTokenizer.from_pretrained(self.folder / part, local_files_only=True, split_special_tokens=True)
-        except Exception as error:  # a damaged vocabulary makes the library fail in any way, by a bare Exception too
-            raise UnsupportedModel(f"The {part} of {self.folder.name} cannot be read. Copy the whole folder again.") from error
-
-
-def _reading(read: Callable[[str], torch.Tensor], prefix: str, source: Source) -> Callable[[], torch.Tensor]:
-    return lambda: _taken(read(prefix + source.name), source)
-
-
-def _taken(tensor: torch.Tensor, source: Source) -> torch.Tensor:
-    """What `source` means of the tensor in the file; a view where that is possible. One of no such shape stays as it is."""
-    if source.third is not None and tensor.ndim:
-        tensor = tensor.tensor_split(3)[source.third]
-    if source.matrix and tensor.shape[2:] == (1, 1):
-        tensor = tensor[:, :, 0, 0]
-    return tensor.T.contiguous() if source.transpose and tensor.ndim == 2 else tensor
 
 
 _WAITING = ("encoder.down_blocks.", "encoder.mid_block.", "decoder.mid_block.", "decoder.up_blocks.")
@@ -508,40 +390,11 @@ _M_MMAP_THRESHOLD = -3
 """mallopt(3)"""
 
 
-def _no_memory() -> Any:
+def no_memory() -> Any:
     """Inside this context networks are laid out without memory for their weights; buffers are real."""
     from accelerate import init_empty_weights
 
     return init_empty_weights(include_buffers=False)
-
-
-def _clip_tokenizer(merges: Path, pad: str) -> Any:
-    """CLIP's tokenizer, 77 tokens at most, padded with `pad`.
-
-    What is written in a prompt is text: a "!" is the word it was in training, also where padding has that sign.
-    """
-    from transformers import CLIPTokenizer
-
-    vocabulary, pairs = _clip_vocabulary(merges)
-    return CLIPTokenizer(vocab=vocabulary, merges=pairs, pad_token=pad, model_max_length=77, split_special_tokens=True)
-
-
-@lru_cache(maxsize=2)
-def _clip_vocabulary(merges: Path) -> tuple[dict[str, int], Any]:
-    """Token -> id, and the merges in order. The ids follow from the merges (github.com/openai/CLIP, clip/simple_tokenizer.py)."""
-    lines = gzip.decompress(merges.read_bytes()).decode("utf-8").splitlines()[1:]
-    pairs = [(first, second) for first, second in (line.split() for line in lines)]
-    letters = _byte_letters()
-    tokens = letters + [f"{letter}</w>" for letter in letters] + ["".join(pair) for pair in pairs]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    return {token: number for number, token in enumerate(tokens)}, pairs
-
-
-def _byte_letters() -> list[str]:
-    """A visible letter for each byte, in the order of byte-level BPE: bytes that are letters already come first and stand for
-    themselves."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return [chr(byte) for byte in visible] + [chr(256 + number) for number in range(256 - len(visible))]
 
 
 @torch.inference_mode()
