@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,16 +213,21 @@ def test_img2img_follows_its_words(page: sync_api.Page, person: Path, outputs: P
     assert share(pixels(made(outputs, generate(page, "img2img"))), "green") > 0.08
 
 
-def test_inpainting_changes_the_clothes_and_nothing_else(page: sync_api.Page, person: Path, outputs: Path, tmp_path: Path):
+def upload_masked(page: sync_api.Page, picture: Path, part: Any, folder: Path) -> None:
+    """A picture of 128 x 128 in the inpaint tab, and a mask for a part of it, from a file in the folder."""
     mask = np.zeros((128, 128), np.uint8)
-    mask[96:] = 255
-    Image.fromarray(mask).save(tmp_path / "mask.png")
+    mask[part] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
     open_tab(page, "inpaint")
-    page.set_input_files("#inpaint-picture input[type=file]", person)
+    page.set_input_files("#inpaint-picture input[type=file]", picture)
     page.wait_for_selector("#inpaint-editor canvas", timeout=WAIT)
     page.get_by_role("tab", name="Upload a mask").click()
-    page.set_input_files("#inpaint-mask input[type=file]", tmp_path / "mask.png")
+    page.set_input_files("#inpaint-mask input[type=file]", folder / "mask.png")
     page.wait_for_selector("#inpaint-mask img", timeout=WAIT)
+
+
+def test_inpainting_changes_the_clothes_and_nothing_else(page: sync_api.Page, person: Path, outputs: Path, tmp_path: Path):
+    upload_masked(page, person, np.s_[96:], tmp_path)
     words = "portrait of a woman with long black hair, wearing a red t-shirt"
     write(page, "inpaint", prompt=words, mask_blur="0", strength="1", seed="5", steps="20")
     before, after = pixels(person), pixels(made(outputs, generate(page, "inpaint")))
@@ -280,15 +286,7 @@ def test_only_what_was_drawn_over_is_made_anew(page: sync_api.Page, photo: Path,
 
 
 def test_a_mask_can_be_a_file_and_be_inverted(page: sync_api.Page, photo: Path, outputs: Path, tmp_path: Path):
-    mask = np.zeros((128, 128), np.uint8)
-    mask[:, :64] = 255
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    open_tab(page, "inpaint")
-    page.set_input_files("#inpaint-picture input[type=file]", photo)
-    page.wait_for_selector("#inpaint-editor canvas", timeout=WAIT)
-    page.get_by_role("tab", name="Upload a mask").click()
-    page.set_input_files("#inpaint-mask input[type=file]", tmp_path / "mask.png")
-    page.wait_for_selector("#inpaint-mask img", timeout=WAIT)
+    upload_masked(page, photo, np.s_[:, :64], tmp_path)
     write(page, "inpaint", prompt="a star", steps="3", mask_blur="0", strength="1")
     page.click("#field-inpaint-mask-invert input")
     page.get_by_role("option", name="Inpaint not masked").click()

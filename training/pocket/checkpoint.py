@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import time
 from collections.abc import Callable
@@ -12,6 +13,14 @@ import numpy as np
 import torch
 
 SAVE_EVERY = 250
+
+
+def arguments(about: str, steps: int) -> argparse.Namespace:
+    """What is said on the command line of a training: `work`, its folder, and `steps`."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for pictures, checkpoints and what is trained")
+    parser.add_argument("--steps", type=int, default=steps, help="%(default)s when left out")
+    return parser.parse_args()
 
 
 def rate(step: int, steps: int, warm_up: int) -> float:

@@ -52,17 +52,15 @@ def _torso(canvas: Canvas, person: Person, look: Look, cloth: np.ndarray) -> Mas
     }[person.clothes]
     top, wide = look.chin + 0.13, _shoulders(look, person)
     neckline = [(0, look.chin + depth), (half * 0.6, look.chin + depth - 0.03), (half, top)]
+    right = [
+        *neckline, (half + 0.12, top + 0.04), (0.66 * wide, top + 0.12), (0.92 * wide, top + 0.22),
+        (1.02 * wide, top + 0.42), (1.05 * wide, 1.5), (0, 1.5),
+    ]
     if person.clothes == "dress":
         right = [
             (0, look.chin + 0.34), (0.17, look.chin + 0.315), (0.27, look.chin + 0.24), (0.33, look.chin + 0.135),
             (0.43, look.chin + 0.16), (0.47, look.chin + 0.27), (0.50, 1.3), (0, 1.3),
         ]
-    else:
-        right = [
-            *neckline, (half + 0.12, top + 0.04), (0.66 * wide, top + 0.12), (0.92 * wide, top + 0.22),
-            (1.02 * wide, top + 0.42), (1.05 * wide, 1.5), (0, 1.5),
-        ]
-    if person.clothes == "dress":
         skin = SKIN[person.skin]
         arms = mirrored(
             [(0, top), (0.3, top + 0.05), (0.66 * wide, top + 0.13), (0.88 * wide, top + 0.24), (0.95 * wide, 1.5), (0, 1.5)]

@@ -1,11 +1,10 @@
 """Trains the UNet of the pocket model, on latents of the trained VAE and what the trained text encoder says of captions.
 
-    python -m training.pocket.diffusion --work FOLDER    resumes from its last checkpoint
+    python -m training.pocket.diffusion --work FOLDER [--steps N]    resumes from its last checkpoint
 """
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,10 +146,7 @@ def train(work: Path, steps: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    arguments = parser.parse_args()
+    arguments = checkpoint.arguments(__doc__, STEPS)
     train(arguments.work, arguments.steps)
 
 

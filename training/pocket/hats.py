@@ -11,7 +11,7 @@ from training.pocket.look import Look
 from training.pocket.palette import CLOTH, HAIR, SKIN
 
 
-def draw_hat_behind(canvas: Canvas, person: Person, look: Look) -> None:
+def draw_hat_behind(canvas: Canvas, person: Person) -> None:
     if person.hat == "sun hat":
         brim = ellipse((0, -0.42), 0.86, 0.25)
         canvas.fill(brim, shade(CLOTH[person.hat_color], 0.62))

@@ -2,12 +2,11 @@
 
 It learns from the generator's pictures alone and never sees the pocket model's, so it cannot learn to forgive them.
 
-    python -m training.pocket.judge --work FOLDER        resumes from its last checkpoint; prints how often it is right
+    python -m training.pocket.judge --work FOLDER [--steps N]    resumes from its last checkpoint; prints how often it is right
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -152,10 +151,7 @@ def examined(count: int = 1000) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    arguments = parser.parse_args()
+    arguments = checkpoint.arguments(__doc__, STEPS)
     pictures.build(arguments.work)
     train(arguments.work, arguments.steps)
     for name, share in examined().items():

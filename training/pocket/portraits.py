@@ -30,7 +30,7 @@ def draw(person: Person, size: int, seed: int) -> np.ndarray:
     canvas = Canvas(size * _SUPERSAMPLE)
     draw_background(canvas, person, rng)
     with canvas.within(look.head):
-        draw_hat_behind(canvas, person, look)
+        draw_hat_behind(canvas, person)
         draw_hair_behind(canvas, person, look, rng)
     with canvas.within(look.body):
         draw_body(canvas, person, look)

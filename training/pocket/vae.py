@@ -1,11 +1,10 @@
 """Trains the VAE of the pocket model: pictures to latents of an eighth of their side, and back.
 
-    python -m training.pocket.vae --work FOLDER          resumes from its last checkpoint
+    python -m training.pocket.vae --work FOLDER [--steps N]          resumes from its last checkpoint
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -113,10 +112,7 @@ def train(work: Path, steps: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    arguments = parser.parse_args()
+    arguments = checkpoint.arguments(__doc__, STEPS)
     pictures.build(arguments.work)
     train(arguments.work, arguments.steps)
 

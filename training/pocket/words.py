@@ -3,12 +3,11 @@
 A UNet that learns from a text encoder which is learning, too, hears noise for most of its training. Stable Diffusion's text
 encoder was trained before, to tell pictures from their captions (CLIP); this one, to tell what a caption says of each attribute.
 
-    python -m training.pocket.words --work FOLDER        resumes from its last checkpoint
+    python -m training.pocket.words --work FOLDER [--steps N]        resumes from its last checkpoint
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -112,10 +111,7 @@ def tokenizer(work: Path) -> CLIPTokenizer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    arguments = parser.parse_args()
+    arguments = checkpoint.arguments(__doc__, STEPS)
     train(arguments.work, arguments.steps)
 
 
