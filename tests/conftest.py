@@ -24,6 +24,7 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()  # libraries complain of what is left at the end
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the mark
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Side by side (`-n 2 --dist loadgroup`), the long tests still run one after another: servers, browsers and models at work
     would take each other's processors. The short ones run beside them.

@@ -79,6 +79,7 @@ def test_what_is_changed_while_gradio_is_imported_is_as_before_afterwards():
     with suppress(KeyError), page_server.without_garbage_collection(), page_server.no_stubs():
         with pytest.raises(OSError, match="no stubs"):
             inspect.getfile(PluginError)
+        assert inspect.getfile(page_server.serve).endswith("server.py")
         assert not gc.isenabled()
         raise KeyError
     assert gc.isenabled() and inspect.getfile(PluginError).endswith("errors.py")

@@ -1,6 +1,6 @@
 """Trains the VAE of the pocket model: pictures to latents of an eighth of their side, and back.
 
-    python -m training.pocket.vae --work FOLDER [--steps N]          resumes from its last checkpoint
+    python -m training.pocket.vae --work FOLDER [--steps N]    resumes from its last checkpoint
 """
 
 from __future__ import annotations

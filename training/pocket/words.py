@@ -3,7 +3,7 @@
 A UNet that learns from a text encoder which is learning, too, hears noise for most of its training. Stable Diffusion's text
 encoder was trained before, to tell pictures from their captions (CLIP); this one, to tell what a caption says of each attribute.
 
-    python -m training.pocket.words --work FOLDER [--steps N]        resumes from its last checkpoint
+    python -m training.pocket.words --work FOLDER [--steps N]    resumes from its last checkpoint
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How large pictures are when nobody says so, and what a model was trained on. Numbers only: no picture is made here."""
+"""How large a picture is to be: by what its model was trained on, by its source, by hires fix. Makes no picture."""
 
 from __future__ import annotations
 
@@ -50,4 +50,5 @@ def _multiple(side: float) -> int:
 
 
 def whole_size(image: np.ndarray) -> tuple[int, int]:
+    """Width and height of the picture in multiples of 8."""
     return _multiple(image.shape[1]), _multiple(image.shape[0])

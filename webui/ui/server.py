@@ -111,13 +111,16 @@ def without_garbage_collection() -> Iterator[None]:
 @contextmanager
 def no_stubs() -> Iterator[None]:
     """Import Gradio without its type stubs for editors: it writes one beside the source of each widget whenever it is imported,
-    which takes a quarter of the start. It leaves alone what has no file, so meanwhile nothing has.
+    which takes a quarter of the start. It leaves alone what has no file, so meanwhile no class has.
     """
+    known = inspect.getfile
 
-    def unknown(_thing: object) -> str:
-        raise OSError("no stubs are wanted")
+    def unless_class(thing: Any) -> str:
+        if isinstance(thing, type):
+            raise OSError("no stubs are wanted")
+        return known(thing)
 
-    known, inspect.getfile = inspect.getfile, unknown
+    inspect.getfile = unless_class
     try:
         yield
     finally:
