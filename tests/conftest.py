@@ -24,17 +24,6 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()  # libraries complain of what is left at the end
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the mark
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Side by side (`-n 2 --dist loadgroup`), the long tests still run one after another: servers, browsers and models at work
-    would take each other's processors. The short ones run beside them.
-    """
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.xdist_group("long"))
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Generator[None, Any, Any]:
     """With CI=true a skip is a failure: what nobody sees skipped is never run.
