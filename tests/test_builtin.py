@@ -20,14 +20,13 @@ from safetensors.torch import save_file
 from tests import tiny
 from tests.checkpoints import diffusers_folder, ldm_vae, networks, numbers, single_file, tiny_configs
 from tests.contexts import Crash, MemoryContext
-from webui import plugin_loader
+from webui import devices, plugin_loader
 from webui.artifacts import Artifacts
 from webui.builtin import kinds, save, studio
 from webui.builtin.kinds import KINDS, LITE
 from webui.errors import Cancelled, InvalidRequest, ModelMissing, OutOfMemory, StorageError, UnsupportedModel
 from webui.imaging import infotext
 from webui.imaging import load as loading
-from webui.imaging.plans import Device
 from webui.jobs.service import JobService
 from webui.jobs.types import JobState
 from webui.jobs.validation import validated
@@ -296,7 +295,7 @@ def test_a_card_that_others_fill_gets_one_network_at_a_time(shelf: Path, tmp_pat
 
     settings, said = context(shelf, tmp_path).settings, []
     means = studio.choose(settings, validated(BY_NAME["txt2img"].request, {"model": "first"}))
-    monkeypatch.setattr(studio, "find_device", lambda wanted: (Device("cuda", "A card", 24 * 2**30, True, True), "cuda:7"))
+    monkeypatch.setattr(devices, "find", lambda wanted: (devices.Device("cuda", "A card", 24 * 2**30, True, True), "cuda:7"))
     monkeypatch.setattr(studio, "load_rest", full)
     with studio.leased(settings, means, said.append) as (model, plan):
         assert (plan.offload, plan.device, model.device.type) == ("model", "cuda:7", "cpu") and said == [studio.LESS]

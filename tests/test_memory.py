@@ -12,12 +12,13 @@ import torch
 
 from tests import tiny
 from tests.checkpoints import networks, numbers
+from webui.devices import GIB, Device, best
 from webui.errors import InvalidRequest, OutOfMemory
 from webui.imaging.encode import Conditioner
 from webui.imaging.latents import decode
 from webui.imaging.load import no_memory
-from webui.imaging.memory import applied, attempt, look, ran_out
-from webui.imaging.plans import GIB, KINDS, Device, Kind, Plan, doubts, fits, lower, needs, plan
+from webui.imaging.memory import applied, attempt, ran_out
+from webui.imaging.plans import KINDS, Kind, Plan, doubts, fits, lower, needs, plan
 
 SD1, SDXL = 1_070_000_000, 3_470_000_000
 """Parameters."""
@@ -34,7 +35,7 @@ def card(gigabytes: float, **abilities: bool) -> Device:
 
 
 def test_this_machine_is_known():
-    found = look()
+    found = best()
     assert found.kind in ("cuda", "mps", "cpu") and found.memory > GIB and found.name
 
 

@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from webui import devices
 from webui.artifacts import Artifact, Artifacts, PendingArtifact
 from webui.errors import (
     Cancelled,
@@ -39,6 +40,7 @@ from webui.jobs.context import JobContext
 from webui.jobs.service import JobService
 from webui.jobs.types import ArtifactId, Job, JobKind, JobResult, JobState, Loaded
 from webui.pictures import read_picture
+from webui.weights import files as weights_files
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -255,6 +257,8 @@ __all__ = [
     "Tab",
     "UnsupportedModel",
     "choose_face",
+    "devices",
     "face_finder",
     "read_picture",
+    "weights_files",
 ]

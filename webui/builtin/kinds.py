@@ -6,22 +6,20 @@ What can be asked for, with bounds and defaults, stands in webui.imaging.request
 from __future__ import annotations
 
 import importlib.util
-import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict, Field, model_validator
 
+from webui import devices
 from webui.builtin.axes import AXES, AxisName, Cell, Value, cells
 from webui.builtin.save import recall
 from webui.imaging.requests import MAX_PROMPT, Hires, Img2Img, Inpaint, OnePicture, ResizeMode, Txt2Img
-from webui.plugin_api import ArtifactId, InvalidRequest, JobKind, Loaded
+from webui.plugin_api import ArtifactId, InvalidRequest, JobKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from webui.plugin_api import JobContext, JobResult, Settings
+    from webui.plugin_api import JobContext, JobResult
 
 LITE = "Pictures need the full installation, and this is the small one. Run ./launch.sh --full to complete it (about 7 GB)."
 
@@ -112,16 +110,6 @@ def plot(ctx: JobContext, request: PlotRequest) -> JobResult:
     return run(ctx, request)
 
 
-def loaded() -> Sequence[Loaded]:
-    """The models that this process holds."""
-    return studio.loaded() if (studio := _studio()) else ()
-
-
-def machine(settings: Settings) -> dict[str, Any]:
-    """The device that they run on."""
-    return studio.machine(settings) if (studio := _studio()) else {}
-
-
 def warm_up() -> None:
     """Import what the first picture needs, unless this is the small installation."""
     if importlib.util.find_spec("torch") is not None:
@@ -130,23 +118,11 @@ def warm_up() -> None:
         warm_up()
 
 
-def unload() -> None:
-    """Let go of them."""
-    if studio := _studio():
-        studio.unload()
-
-
-def _studio() -> Any:
-    """The module that holds the models; None while nothing has needed it."""
-    name = "webui.builtin.studio"
-    # Imported again, not taken out of sys.modules: another thread may be importing it, and this waits for it.
-    return importlib.import_module(name) if name in sys.modules else None
-
-
 KINDS = tuple(
     JobKind(
         name=name, title=title, request=request, handler=handler, suffix=".{format}", recall=partial(recall, name, request),
-        positional=("prompt",), skippable=True, warm_up=warm_up, loaded=loaded, machine=machine, unload=unload,
+        positional=("prompt",), skippable=True, warm_up=warm_up, loaded=devices.loaded, machine=devices.machine,
+        unload=devices.unload,
     )
     for name, title, request, handler in (
         ("txt2img", "Picture from words", Txt2ImgRequest, draw),

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from webui.imaging import memory, plans, preview, safety
+from webui import devices
+from webui.imaging import plans, preview, safety
 from webui.imaging.load import Model, Rest, load_part, load_rest
-from webui.imaging.plans import GIB, WORKING, Device, Plan
+from webui.imaging.plans import Plan
 from webui.imaging.requests import PictureRequest
 from webui.imaging.safety import Checker
-from webui.plugin_api import InvalidRequest, Loaded, ModelMissing, OutOfMemory, UnsupportedModel
+from webui.plugin_api import ModelMissing, OutOfMemory, UnsupportedModel
 from webui.weights.cache import Cache
 from webui.weights.catalog import Catalog, Entry, shared
 
@@ -54,7 +55,7 @@ def choose(settings: Settings, request: PictureRequest) -> Means:
     entry = known.hashed(_sound(known.find(request.model) if request.model else _default(known)))
     vae, reason = _vae(known, entry, request.vae)
     vae = vae and known.hashed(_sound(vae))
-    device, _ = find_device(settings.device)
+    device, _ = devices.find(settings.device)
     return Means(
         model=entry.name,
         model_hash=entry.hash or "",
@@ -74,11 +75,11 @@ def leased(settings: Settings, means: Means, say: Callable[[str], None]) -> Iter
     Raises ModelMissing when the files are not those that were chosen, and what load.load raises.
     """
     entry, vae = _found(settings, means)
-    device, where = find_device(settings.device)
+    device, where = devices.find(settings.device)
     plan = _plan(device, entry, settings.plan_overrides | {"precision": means.precision, "device": where})
     with ExitStack() as stack:
         try:
-            model = _taken(stack, settings, (entry, vae), plan, models(where))
+            model = _taken(stack, settings, (entry, vae), plan, devices.models(where))
         except OutOfMemory:
             if device.one_memory or plan.offload != "none":
                 raise
@@ -86,9 +87,9 @@ def leased(settings: Settings, means: Means, say: Callable[[str], None]) -> Iter
         # Outside of the except block, as in memory.attempt.
         if model is None:
             plan = replace(plan, offload="model")
-            models(where).unload()
+            devices.models(where).unload()
             say(LESS)
-            model = _taken(stack, settings, (entry, vae), plan, models(where))
+            model = _taken(stack, settings, (entry, vae), plan, devices.models(where))
         yield model, plan
 
 
@@ -110,7 +111,7 @@ def _taken(stack: ExitStack, settings: Settings, chosen: tuple[Entry, Entry | No
         loaded = load_part(vae or entry, "vae", architecture=entry.found.architecture, **options)
         return loaded, plans.BYTES[plan.precision] * sum(tensor.numel() for tensor in loaded.parameters())
 
-    wanted = [_Key.of(one, part, plan) for one, part in ((entry, "rest"), (vae or entry, "vae"))]
+    wanted = [_key(one, part, plan) for one, part in ((entry, "rest"), (vae or entry, "vae"))]
     expects = _parameters(entry) * plans.BYTES[plan.precision]
     with ExitStack() as both:
         model = both.enter_context(held.lease(wanted[0], rest, expects=expects))
@@ -131,23 +132,13 @@ def checker(settings: Settings) -> Iterator[Checker | None]:
         found = safety.load(folder)
         return found, found.bytes
 
-    with models("cpu").lease(_Key(safety.FOLDER, str(folder), None, "safety", "fp32", "cpu"), read) as found:
+    with devices.models("cpu").lease(devices.Key(safety.FOLDER, "cpu", (str(folder),)), read) as found:
         yield found
 
 
-class _Key(NamedTuple):
-    """What is held: a checkpoint without its VAE ("rest"), or a VAE, so that another VAE costs no second copy of the rest."""
-
-    name: str
-    path: str
-    hash: str | None
-    part: str
-    precision: str
-    device: str
-
-    @classmethod
-    def of(cls, entry: Entry, part: str, plan: Plan) -> _Key:
-        return cls(entry.name, str(entry.path), entry.hash, part, plan.precision, plan.load_device)
+def _key(entry: Entry, part: str, plan: Plan) -> devices.Key:
+    """part: a checkpoint without its VAE ("rest"), or a VAE, so that another VAE costs no second copy of the rest."""
+    return devices.Key(entry.name, plan.load_device, (str(entry.path), entry.hash, part, plan.precision))
 
 
 def own_preview(settings: Settings, means: Means) -> preview.Linear | None:
@@ -157,17 +148,7 @@ def own_preview(settings: Settings, means: Means) -> preview.Linear | None:
 
 def doubts(settings: Settings, plan: Plan) -> tuple[str, ...]:
     """What of the settings will hardly be what their owner wanted."""
-    return plans.doubts(find_device(settings.device)[0], plan)
-
-
-def machine(settings: Settings) -> dict[str, Any]:
-    """The device that this process computes on: fields of plans.Device, and `where`, PyTorch's name for it; or {"problem": why
-    there is none}."""
-    try:
-        device, where = find_device(settings.device)
-    except InvalidRequest as error:
-        return {"problem": str(error)}
-    return asdict(device) | {"where": where}
+    return plans.doubts(devices.find(settings.device)[0], plan)
 
 
 def warm_up() -> None:
@@ -184,61 +165,6 @@ def warm_up() -> None:
 def catalog(settings: Settings) -> Catalog:
     """The models of this studio."""
     return shared(settings.models_dir, settings.allow_pickles)
-
-
-_caches: dict[str, Cache] = {}
-
-
-def models(where: str) -> Cache:
-    """The models that this process holds for a device: on a card what it has beside a picture, else half of the memory."""
-    if where not in _caches:
-        device, _ = find_device(where)
-        _caches[where] = Cache(device.memory // 2 if device.one_memory else max(GIB, device.memory - GIB - WORKING))
-    return _caches[where]
-
-
-def loaded() -> list[Loaded]:
-    """The models that this process holds, a checkpoint with its own VAE as one: JobKind.loaded."""
-    sizes: dict[tuple[str, str], int] = {}
-    for cache in _caches.values():
-        for key, size in cache.sizes().items():
-            assert isinstance(key, _Key)
-            sizes[key.name, key.device] = sizes.get((key.name, key.device), 0) + size
-    return [Loaded(name, size, device) for (name, device), size in sizes.items()]
-
-
-def unload() -> None:
-    """Let go of them, each when no job uses it any more: JobKind.unload."""
-    for cache in _caches.values():
-        cache.unload()
-
-
-def find_device(wanted: str) -> tuple[Device, str]:
-    """The device that the settings name, and PyTorch's name for it. Of several the first: a worker process is told its own.
-
-    Raises InvalidRequest when it is not there.
-    """
-    import torch
-
-    wanted = wanted.split(",")[0]
-    best = memory.look()
-    kind, _, number = wanted.partition(":")
-    if wanted == "auto":
-        return best, best.kind
-    if kind == "cpu":
-        return Device("cpu", "CPU", _main_memory()), "cpu"
-    if kind != best.kind or (number and int(number) >= torch.cuda.device_count()):
-        raise InvalidRequest(f"PyTorch finds no device {wanted} here. Choose another one with --device, such as auto.")
-    if number:
-        card = torch.cuda.get_device_properties(int(number))
-        best = replace(best, name=card.name, memory=card.total_memory)
-    return best, wanted
-
-
-def _main_memory() -> int:
-    import psutil
-
-    return psutil.virtual_memory().total
 
 
 def _default(known: Catalog) -> Entry:
@@ -279,7 +205,7 @@ def _sound(entry: Entry) -> Entry:
     return entry
 
 
-def _plan(device: Device, entry: Entry, overrides: dict[str, Any]) -> Plan:
+def _plan(device: devices.Device, entry: Entry, overrides: dict[str, Any]) -> Plan:
     parameters = _parameters(entry)
     return plans.plan(device, parameters, plans.largest_part(entry.found.architecture, parameters), **overrides)
 

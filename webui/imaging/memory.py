@@ -1,4 +1,4 @@
-"""Looks at what the machine has, and puts into effect how a model is run there (plans.Plan).
+"""Puts into effect how a model is run (plans.Plan).
 
 When memory runs out, `attempt` tries again one level lower, and says what it gave up. What is chosen, and why, is plans.py's.
 """
@@ -16,27 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from webui.errors import InvalidRequest, OutOfMemory
-from webui.imaging.plans import Device, Plan, lower
+from webui.imaging.plans import Plan, lower
 
 if TYPE_CHECKING:
     from webui.imaging.load import Model
 
 T = TypeVar("T")
-
-
-def look() -> Device:
-    """The best device of this machine."""
-    if torch.cuda.is_available():
-        card = torch.cuda.get_device_properties(0)
-        # NVIDIA's GTX 16 cards give numbers that are none in fp16 (A1111's modules/devices.py).
-        fp16 = "GTX 16" not in card.name
-        return Device("cuda", card.name, card.total_memory, fp16, torch.cuda.is_bf16_supported(including_emulation=False))
-    import psutil
-
-    memory = psutil.virtual_memory().total
-    if torch.backends.mps.is_available():
-        return Device("mps", "Apple GPU", memory, fp16=True)
-    return Device("cpu", "CPU", memory)
 
 
 def attempt(used: Plan, work: Callable[[Plan], T], say: Callable[[str], None]) -> tuple[T, Plan]:

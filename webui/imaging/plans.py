@@ -10,37 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from webui.devices import GIB, WORKING, Device
 from webui.errors import InvalidRequest
-
-GIB = 2**30
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 """Of a number, by precision."""
 
-WORKING = 2 * GIB
-"""Memory that a picture of usual size takes beside the weights."""
-
 LARGEST_PART = 0.8
 """How much of a model its largest part is, the UNet, when it is not known."""
-
-
-@dataclass(frozen=True)
-class Device:
-    """What there is to compute with. kind: "cuda" (AMD's cards, too), "mps" or "cpu".
-
-    memory: bytes of the card, or of the machine where both are one. fp16, bf16: whether it computes in these well.
-    """
-
-    kind: str
-    name: str
-    memory: int
-    fp16: bool = False
-    bf16: bool = False
-
-    @property
-    def one_memory(self) -> bool:
-        """Whether it has no memory but the machine's, so that there is nothing to offload from or to."""
-        return self.kind != "cuda"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from webui.devices import Loaded
 from webui.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -54,15 +55,6 @@ class JobResult:
 
     artifacts: tuple[Artifact, ...]
     data: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """Something large that a worker holds in memory. name: for people; device: where it is, such as cpu or cuda:1."""
-
-    name: str
-    bytes: int
-    device: str
 
 
 @dataclass(frozen=True)

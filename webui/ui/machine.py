@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from webui.devices import GIB, Device
 from webui.errors import InvalidRequest
 from webui.imaging import plans
 from webui.jobs.types import Job, JobState, Query
@@ -19,7 +20,7 @@ from webui.weights import detect
 from webui.weights.catalog import Catalog, Entry
 
 if TYPE_CHECKING:
-    from webui.jobs.types import Loaded
+    from webui.devices import Loaded
     from webui.settings import Settings
 
 LATELY = 200
@@ -35,14 +36,14 @@ Told = Callable[[str], str]
 class Machine:
     """A worker's device. where: PyTorch's name for it."""
 
-    device: plans.Device
+    device: Device
     where: str
 
     @classmethod
     def read(cls, said: Mapping[str, Any]) -> Machine | None:
-        """From what a worker says (builtin.studio.machine); None when it does not know."""
-        names = [field.name for field in fields(plans.Device)]
-        return cls(plans.Device(**{name: said[name] for name in names}), said["where"]) if "where" in said else None
+        """From what a worker says (webui.devices.machine); None when it does not know."""
+        names = [field.name for field in fields(Device)]
+        return cls(Device(**{name: said[name] for name in names}), said["where"]) if "where" in said else None
 
 
 def devices(settings: Settings, workers: tuple[Mapping[str, Any], ...], words: Words, told: Told) -> Rows:
@@ -131,4 +132,4 @@ def held(loaded: tuple[Loaded, ...], words: Words) -> Rows:
 
 def gigabytes(size: int) -> str:
     """Of memory or of a file, as people say it: 24 GB is 24 · 2**30."""
-    return f"{size / plans.GIB:.1f} GB" if size >= plans.GIB // 10 else f"{size / 2**20:.0f} MB"
+    return f"{size / GIB:.1f} GB" if size >= GIB // 10 else f"{size / 2**20:.0f} MB"
