@@ -1,0 +1,1 @@
+"""Our stages against golden arrays of upstream's: python -m bench.parity GOLDENS --weights DIR."""

@@ -1,0 +1,253 @@
+"""SadTalker's networks as an engine: photo and sound to coefficients of a 3DMM, these to keypoints, these to frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from extensions.sadtalker.clips import followed
+from extensions.sadtalker.engines.neural import (
+    camera,
+    coefficients,
+    geometry,
+    heads,
+    keypoints,
+    landmarks,
+    layout,
+    mel,
+    motion,
+    render,
+    semantics,
+)
+from extensions.sadtalker.engines.neural.hearing import Hearing, Speech
+from extensions.sadtalker.engines.neural.networks.audio import AudioToExpression
+from extensions.sadtalker.engines.neural.networks.generator import Generator
+from extensions.sadtalker.engines.neural.networks.keypoints import KEYPOINTS, KeypointDetector
+from extensions.sadtalker.engines.neural.networks.mapping import MappingNet
+from extensions.sadtalker.engines.neural.networks.pose import AudioToPose
+from extensions.sadtalker.engines.neural.networks.recon import FaceFit
+from extensions.sadtalker.preprocess import CropTransform, even
+from extensions.sadtalker.types import HEAD, MOTION_FPS, Box, Motion, MotionOptions, Portrait
+from webui.plugin_api import Face, devices, face_finder, weights_catalog
+
+if TYPE_CHECKING:
+    from extensions.sadtalker.engines.base import Tick
+    from extensions.sadtalker.engines.neural.checkpoints import Checkpoint
+    from webui.settings import Settings
+
+POINTS = tuple(f"{axis} of keypoint {number}" for number in range(KEYPOINTS) for axis in "xyz")
+COEFFICIENTS = (
+    *(f"expression {number}" for number in range(64)),
+    *(f"{part} {number}" for part in ("angle", "translation") for number in range(3)),
+)
+
+_AT_ONCE = 32  # frames whose keypoints are placed at once
+_MOST_AT_ONCE = 8  # frames drawn at once, beyond which no device becomes quicker
+_FRAME_BYTES = 16384  # per pixel of a frame while it is drawn: 1 GiB at 256 x 256
+
+
+@dataclass(frozen=True)
+class Networks:
+    """All of them, on one device. places: what puts landmarks on a face."""
+
+    expression: AudioToExpression
+    pose: AudioToPose
+    fit: FaceFit
+    drawing: render.Nets
+    places: landmarks.Places
+
+
+@dataclass(frozen=True)
+class Identity:
+    """All that is computed once per portrait. rest: its keypoints, (1, 15, 3); turned: its head's rotation, (1, 3, 3)."""
+
+    portrait: Portrait
+    face: render.Face
+    rest: np.ndarray
+    turned: np.ndarray
+
+
+class NeuralEngine:
+    """Implements engines.base.Engine.
+
+    full: for the modes full and extfull; precision: "exact" or "fast"; batch: frames drawn at once, None: as the device likes it.
+    """
+
+    name = "sadtalker"
+    columns = (*POINTS, *HEAD, *COEFFICIENTS)
+    coefficients = COEFFICIENTS
+
+    def __init__(self, checkpoint: Checkpoint, settings: Settings, full: bool, precision: str, batch: int | None) -> None:
+        self._checkpoint, self._settings = checkpoint, settings
+        self._full, self._precision, self._batch = full, precision, batch
+        self._held: Networks | None = None
+
+    @cached_property
+    def models(self) -> dict[str, str]:
+        known = weights_catalog.shared(self._settings.models_dir, self._settings.allow_pickles)
+        other = "mapping" if self._full else "mapping_full"
+        used = dict.fromkeys(path for net, path in self._checkpoint.files.items() if net != other)
+        return {path.name: known.sha256(path)[:12] for path in used}
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        _, where = devices.find(self._settings.device)
+        with ExitStack() as stack:
+            places = stack.enter_context(landmarks.leased(self._settings, where))
+            one = self._lease(stack, where)
+            self._held = Networks(
+                one("audio2exp", AudioToExpression),
+                one("audio2pose", AudioToPose),
+                one("face_3drecon", FaceFit),
+                render.Nets(
+                    one("mapping", MappingNet, full=self._full),
+                    one("kp_extractor", KeypointDetector),
+                    one("generator", Generator, precision=self._precision),
+                ),
+                places,
+            )
+            try:
+                yield
+            finally:
+                self._held = None
+
+    @property
+    def landmarks(self) -> str:
+        return self._nets.places.name
+
+    def ear(self) -> Hearing:
+        return Hearing()
+
+    def frame(self, picture: np.ndarray, face: Face, mode: str, size: int) -> tuple[Portrait, CropTransform]:
+        """See Engine.frame. The networks are for one size, whatever `size` is (see choice.Choice)."""
+        height, width = picture.shape[:2]
+        points = self._nets.places.landmarks(picture, face)
+        cut, place = picture, (0.0, 0.0, float(width), float(height))
+        if mode != "resize":
+            crop, ext = geometry.crop_of(points, (width, height)), mode in ("extcrop", "extfull")
+            cut, place = crop.cut(picture, ext=ext), crop.place(ext=ext)
+        side = self._checkpoint.size
+        portrait = Portrait(geometry.resized(cut, side), geometry.into(points, place, side), Box(0, 0, side, side))
+        source = Box(*(round(edge) for edge in place))
+        video = None if self._full else (side, even(side * cut.shape[0] / cut.shape[1]))
+        return portrait, CropTransform(source, side / source.width, self._full, alone=True, video=video)
+
+    def prepare(self, portrait: Portrait) -> Identity:
+        nets = self._nets.drawing
+        row = coefficients.fit(portrait.canvas, portrait.landmarks, self._nets.fit)
+        face = render.prepare(nets, portrait.canvas, row, full=self._full)
+        photo = nets.mapping(_on(semantics.of_photo(row, full=self._full), nets))
+        rest = keypoints.moved(face.canonical, photo)
+        return Identity(portrait, face, rest.cpu().numpy(), keypoints.rotation(*_turns(photo)).cpu().numpy())
+
+    def rest(self, identity: Identity) -> np.ndarray:
+        nets = self._nets.drawing
+        return render.eight_bit(nets.generator.frame(identity.face.source, _on(identity.rest, nets)))[0]
+
+    def watch(self, clip: Iterable[np.ndarray]) -> np.ndarray:
+        places = self._nets.places
+        seen = ((frame, places.landmarks(frame, face)) for frame, face in followed(clip, face_finder()))
+        return coefficients.of_clip(seen, self._nets.fit, size=self._checkpoint.size)
+
+    def motion(
+        self, heard: Speech | None, identity: Identity, options: MotionOptions, tick: Tick = lambda _share: None
+    ) -> Motion:
+        rows = np.empty((0, mel.MELS), np.float32) if heard is None else heard.rows
+        frames = options.frames or max(1, round(heard.seconds * options.fps) if heard else 1)
+        times = None if options.fps == MOTION_FPS else np.arange(frames) * MOTION_FPS / options.fps
+        spoken = motion.speak(
+            lambda start, stop: mel.windows(rows, start, stop),
+            frames if times is None else int(np.ceil(times[-1])) + 1,
+            identity.face.coefficients,
+            self._nets,
+            style=options.pose_style,
+            seed=options.seed,
+            blink=options.blink,
+            lids=options.blink_like,
+            head=options.pose_like,
+            tick=tick,
+        )
+        values = np.empty((frames, len(self.columns)), np.float32)
+        for start in range(0, frames, _AT_ONCE):
+            stop = min(start + _AT_ONCE, frames)
+            values[start:stop] = self._placed(identity, spoken, options, start, stop, times)
+            tick(stop / frames)
+        return Motion(values, options.fps, self.columns)
+
+    def render(self, identity: Identity, motion: Motion, start: int = 0) -> Iterator[np.ndarray]:
+        points = motion.values[:, : len(POINTS)].reshape(-1, KEYPOINTS, 3)
+        return render.frames(self._nets.drawing, identity.face, points, start, batch=self._batch or self._good_batch())
+
+    def _placed(
+        self, identity: Identity, spoken: np.ndarray, options: MotionOptions, start: int, stop: int, times: np.ndarray | None
+    ) -> np.ndarray:
+        """(stop - start, all columns): where the keypoints of these frames are, and what that means."""
+        nets, photo = self._nets.drawing, identity.face.coefficients
+        seen = semantics.windows(
+            spoken, photo, start, stop,
+            full=self._full, still=options.still, expression_scale=options.expression_scale, times=times,
+        )  # fmt: skip
+        heads_now = nets.mapping(_on(seen, nets))
+        wished = {
+            name: _on(camera.sequence(degrees, options.frames or stop)[start:stop], nets)
+            for name in ("yaw", "pitch", "roll")
+            if (degrees := getattr(options, name))
+        }
+        placed = keypoints.moved(identity.face.canonical, heads_now, **wished)
+        turned = keypoints.rotation(*_turns(heads_now, wished))
+        middle = seen[:, : len(COEFFICIENTS), semantics.RADIUS]
+        canonical, rest = identity.face.canonical[0].cpu().numpy(), (identity.rest, identity.turned)
+        now = placed.cpu().numpy(), turned.cpu().numpy()
+        if options.still and not wished:
+            head = np.zeros((stop - start, len(HEAD)), np.float32)
+        else:
+            head = heads.columns(canonical, rest, now, identity.portrait.landmarks, self._checkpoint.size)
+        return np.concatenate([now[0].reshape(stop - start, -1), head, middle], 1)
+
+    def _good_batch(self) -> int:
+        """Of the device's whole memory, not of what is free: a job that goes on after a crash must draw the same batches."""
+        device, _ = devices.find(self._settings.device)
+        if device.kind == "cpu":
+            return 1
+        room = device.memory // 2 - self._checkpoint.bytes
+        return max(1, min(_MOST_AT_ONCE, room // (_FRAME_BYTES * self._checkpoint.size**2)))
+
+    @property
+    def _nets(self) -> Networks:
+        assert self._held is not None, "an engine works inside its `ready`"
+        return self._held
+
+    def _lease(self, stack: ExitStack, where: str) -> Any:
+        """A function that takes one network into memory until the stack ends."""
+        checkpoint, cache = self._checkpoint, devices.models(where)
+
+        def one(net: str, kind: Any, *, full: bool = False, **how: str) -> Any:
+            def load() -> tuple[Any, int]:
+                made = kind.of(checkpoint.tensors(net, full=full, device=where), **how)
+                return made, sum(part.numel() * part.element_size() for part in (*made.parameters(), *made.buffers()))
+
+            key = devices.Key(f"SadTalker {checkpoint.size}", where, (checkpoint.version, net, full, *how.values()))
+            return stack.enter_context(cache.lease(key, load, expects=_bytes(net, full)))
+
+        return one
+
+
+def _bytes(net: str, full: bool) -> int:
+    return sum(4 * math.prod(shape) for shape in layout.of(net, full=full).values())
+
+
+def _turns(found: dict[str, torch.Tensor], wished: dict[str, torch.Tensor] | None = None) -> list[torch.Tensor]:
+    """Yaw, pitch and roll in degrees."""
+    wished = wished or {}
+    return [wished[name] if name in wished else keypoints.degrees(found[name]) for name in ("yaw", "pitch", "roll")]
+
+
+def _on(values: np.ndarray, nets: render.Nets) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(nets.generator.device)

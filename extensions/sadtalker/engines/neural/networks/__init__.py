@@ -1,0 +1,1 @@
+"""The networks, written afresh; their weights come in upstream's names."""

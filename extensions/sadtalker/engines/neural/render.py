@@ -1,0 +1,67 @@
+"""Keypoints to frames, one after another, of which none is kept; what depends on the photo is found once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from extensions.sadtalker.engines.neural import keypoints, semantics
+
+if TYPE_CHECKING:
+    from extensions.sadtalker.engines.neural.networks.generator import Generator, Source
+    from extensions.sadtalker.engines.neural.networks.keypoints import KeypointDetector
+    from extensions.sadtalker.engines.neural.networks.mapping import MappingNet
+
+
+@dataclass(frozen=True)
+class Nets:
+    """The networks that draw, all on one device. mapping: the one of 73 channels for full pictures, else that of 70."""
+
+    mapping: MappingNet
+    keypoints: KeypointDetector
+    generator: Generator
+
+
+@dataclass(frozen=True)
+class Face:
+    """All that frames need of a photo. coefficients: (1, 73); canonical: (1, 15, 3), keypoints with no pose and expression."""
+
+    coefficients: np.ndarray
+    canonical: torch.Tensor
+    source: Source
+
+
+def prepare(nets: Nets, image: np.ndarray, coefficients: np.ndarray, *, full: bool = False) -> Face:
+    """image: (S, S, 3) uint8 RGB, S 256 or 512 as the networks are for; coefficients: (1, 73), of the photo."""
+    device = nets.generator.device
+    picture = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 255
+    canonical = nets.keypoints(picture)
+    heads = nets.mapping(torch.from_numpy(semantics.of_photo(coefficients, full=full)).to(device))
+    return Face(coefficients, canonical, nets.generator.source(picture, keypoints.moved(canonical, heads)))
+
+
+def drawn(nets: Nets, face: Face, points: np.ndarray, start: int = 0, *, batch: int = 1) -> Iterator[torch.Tensor]:
+    """Frames from `start` on in batches, (N, 3, S, S) 0..1. points: (T, 15, 3), the keypoints of all frames."""
+    for first in range(start, len(points), batch):
+        yield nets.generator.frame(face.source, torch.from_numpy(points[first : first + batch]).to(nets.generator.device))
+
+
+def frames(nets: Nets, face: Face, points: np.ndarray, start: int = 0, *, batch: int = 1) -> Iterator[np.ndarray]:
+    """Frames from `start` on, (S, S, 3) uint8 RGB, the same to the bit wherever that is. The arguments are those of `drawn`.
+
+    batch: frames drawn at once; more than one only on other devices than processors, which gain nothing by it.
+    """
+    # Batches begin at multiples of their size: in another batch a frame has other last digits.
+    first = start - start % batch
+    for pictures in drawn(nets, face, points, first, batch=batch):
+        yield from eight_bit(pictures)[max(0, start - first) :]
+        first += batch
+
+
+def eight_bit(pictures: torch.Tensor) -> np.ndarray:
+    """(N, 3, S, S) 0..1 -> (N, S, S, 3) uint8"""
+    return (pictures * 255).round_().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
