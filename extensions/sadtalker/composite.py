@@ -1,4 +1,5 @@
-"""Puts the rendered head back into the whole picture. Outside the head's region the pixels are the photo's own."""
+"""Puts back into the whole picture what the built-in engine has rendered of it, surroundings and all. A head that was rendered
+alone is put back by paste.py. Outside the head's region the pixels are the photo's own."""
 
 from __future__ import annotations
 
