@@ -286,7 +286,7 @@ def test_the_disks_use_is_told(studio: Studio, visitor: TestClient):
 
 def test_a_full_queue_says_come_back_later(make, monkeypatch: pytest.MonkeyPatch):
     hold, _, release = holding()
-    monkeypatch.setattr("webui.api.jobs.MOST_WAITING", 2)
+    monkeypatch.setattr("webui.api.submitting.MOST_WAITING", 2)
     visitor = make(kinds=(hold,)).visitor()
     body = {"kind": "hold", "request": {}}
     assert [visitor.post("/api/jobs", json=body).status_code for _ in range(3)] == [201, 201, 429]
@@ -846,7 +846,7 @@ class TestRealServer:
         command = [sys.executable, "app.py", "--port", str(port), "--outputs-dir", str(tmp_path / "outputs")]
         with serving(command, port, tmp_path / "temp") as server, httpx.Client(base_url=server.url, timeout=60) as visitor:
             kinds = visitor.get("/api/kinds").json()
-            assert [kind["name"] for kind in kinds] == ["txt2img", "img2img", "inpaint", "plot", "talk"]
+            assert [kind["name"] for kind in kinds] == ["txt2img", "img2img", "inpaint", "plot", "extras", "talk"]
             ids = {}
             for field, file in (("portrait", portrait_file), ("voice", voice_file)):
                 with open(file, "rb") as content:

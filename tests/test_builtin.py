@@ -102,7 +102,7 @@ def painted(path: Path, size: tuple[int, int] = (64, 64)) -> Path:
 def test_the_kinds_come_by_themselves_like_those_of_any_extension():
     plugins = plugin_loader.load(plugin_loader.BUILT_IN)
     assert plugins.failures == []
-    assert [kind.name for kind in plugins.kinds] == ["txt2img", "img2img", "inpaint", "plot"]
+    assert [kind.name for kind in plugins.kinds] == ["txt2img", "img2img", "inpaint", "plot", "extras"]
 
 
 def test_a_program_can_read_what_may_be_asked_for():

@@ -267,7 +267,7 @@ def test_hashes_are_remembered_until_the_file_changes(models: Path, monkeypatch:
     first = catalog.hashed(catalog.find("beta")).hash
     assert catalog.checkpoints()[0].hash == first and Catalog(models).checkpoints()[0].hash == first
     counted = []
-    monkeypatch.setattr("webui.weights.catalog._sha256", lambda path: counted.append(path) or "f" * 64)
+    monkeypatch.setattr("webui.weights.hashes._sha256", lambda path: counted.append(path) or "f" * 64)
     assert Catalog(models).hashed(catalog.find("beta")).hash == first and counted == []
     path = put(models / "Stable-diffusion" / "beta.safetensors", SD1, 9)
     os.utime(path, ns=(1, 1))

@@ -29,6 +29,8 @@ XL_TEXT = ("conditioner.embedders.0.transformer.text_model.final_layer_norm.bias
 REFINER_TEXT = "conditioner.embedders.0.model.ln_final.bias"
 VAE = ("decoder.conv_in.weight", (512, 4, 3, 3))
 
+CODEBOOK = ("quantize.embedding.weight", "quant_conv.weight", "encoder.conv_in.weight", "decoder.conv_out.weight")
+
 RECOGNISED = [
     ("checkpoint", "sd1", header(*unet(), SD1_TEXT, "first_stage_model.decoder.conv_in.weight")),
     ("checkpoint", "sd1", header(*unet())),
@@ -74,7 +76,20 @@ RECOGNISED = [
     ("upscaler", "", header("conv_first.weight", "body.0.rdb1.conv1.weight")),
     ("upscaler", "", header("params_ema.body.0.weight")),
     ("restorer", "", header("stylegan_decoder.style_conv1.modulated_conv.weight")),
-    ("restorer", "", header("quantize.embedding.weight", VAE, "decoder.up.0.x")),
+    (
+        "restorer",
+        "gfpgan",
+        header(*(f"params_ema.{name}.weight" for name in ("stylegan_decoder.style_mlp.1", "conv_body_first", "toRGB.0"))),
+    ),
+    ("restorer", "restoreformer", header(*CODEBOOK, VAE, "decoder.up.0.x", "decoder.mid.attn_1.norm2.weight")),
+    (
+        "restorer",
+        "codeformer",
+        header("quantize.embedding.weight", "position_emb", "encoder.blocks.0.weight", "generator.blocks.0.weight"),
+    ),
+    ("vae", "", header(*CODEBOOK, VAE, "decoder.up.0.x", "decoder.mid.attn_1.norm.weight")),
+    ("face-tool", "", header("module.body.conv1.weight", "module.ClassHead.0.conv1x1.weight")),
+    ("face-tool", "", header("encoder.0.conv2d.weight", "out_mask_conv.conv2d.weight")),
     ("unknown", "", header("something.else")),
     ("unknown", "", header()),
     ("unknown", "", header(*unet(6), SD1_TEXT)),
@@ -98,6 +113,26 @@ def test_every_recogniser_and_architecture_has_a_file_here():
 def test_nine_channels_make_an_inpainting_checkpoint(text: str):
     assert detect.detect(header(*unet(9), text)).inpaint
     assert not detect.detect(header(*unet(4), text)).inpaint
+
+
+def weight(name: str, *shape: int) -> tuple[str, tuple[int, ...]]:
+    return f"{name}.weight", shape
+
+
+@pytest.mark.parametrize(
+    ("file", "scale"),
+    [
+        (header(weight("model.0", 64, 3, 3, 3), "model.1.sub.0.RDB1.conv1.0.weight", weight("model.10", 3, 64, 3, 3)), 4),
+        (header(weight("model.0", 64, 3, 3, 3), "model.1.sub.0.RDB1.conv1.0.weight", weight("model.7", 3, 64, 3, 3)), 2),
+        (header(weight("model.0", 64, 3, 3, 3), "model.1.sub.0.RDB1.conv1.0.weight", weight("model.4", 3, 64, 3, 3)), 1),
+        (header(weight("model.0", 64, 12, 3, 3), "model.1.sub.0.RDB1.conv1.0.weight", weight("model.10", 3, 64, 3, 3)), 2),
+        (header(weight("params.body.0", 64, 3, 3, 3), weight("params.body.34", 48, 64, 3, 3)), 4),
+        (header("body.0.rdb1.conv1.weight"), 0),
+        (header("model.1.sub.0.RDB1.conv1.0.weight", weight("model.0", 0, 0, 0, 0)), 1),
+    ],
+)
+def test_the_scale_of_an_upscaler_is_seen_in_its_shapes(file: Header, scale: int):
+    assert detect.detect(file).kind == "upscaler" and detect.detect(file).scale == scale
 
 
 @pytest.mark.parametrize(
@@ -135,6 +170,13 @@ def test_the_kind_of_most_numbers_counts():
         (Found("vae"), "checkpoint", "x is a VAE, not a checkpoint. Move it into models/VAE."),
         (Found("embedding", "sdxl"), "checkpoint", "x is an embedding (SDXL), not a checkpoint. Move it into models/embeddings."),
         (Found("upscaler"), "vae", "x is an upscaler, not a VAE. Move it into models/ESRGAN."),
+        (Found("restorer", "gfpgan"), "upscaler", "x is a face restorer (GFPGAN), not an upscaler. Move it into models/GFPGAN."),
+        (Found("restorer", "gfpgan"), "restorer", ""),
+        (
+            Found("face-tool"),
+            "restorer",
+            "x is a finder or parser of faces. Other programs need it; here nothing does, and it does no harm.",
+        ),
         (Found("controlnet", "sd1"), "vae", "x is a ControlNet (SD 1.x), not a VAE. Move it into models/ControlNet."),
         (
             Found("checkpoint", "sd1", inpaint=True),

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POSTS_PER_MINUTE = {"/api/jobs": 300, "/api/artifacts": 300}
+POSTS_PER_MINUTE = {
+    "/api/jobs": 300, "/api/artifacts": 300, "/sdapi/v1/extra-single-image": 300, "/sdapi/v1/extra-batch-images": 300,
+}  # fmt: skip
 """For one client."""
 
 FAILED_TRIES_PER_MINUTE = 10
@@ -246,7 +248,7 @@ class Guard:
 
 
 class Doorway:
-    """The ASGI middleware: refuses, hands /api, /docs and /openapi.json to the API, and the rest on to the page."""
+    """The ASGI middleware: refuses, hands /api, /sdapi, /docs and /openapi.json to the API, and the rest on to the page."""
 
     def __init__(self, app: ASGIApp, guard: Guard):
         self._page = app
@@ -339,7 +341,7 @@ async def _refuse(refused: ApiError, scope: Scope, receive: Receive, send: Send)
 
 
 def is_api(path: str) -> bool:
-    return path in ("/api", "/docs", "/openapi.json") or path.startswith("/api/")
+    return path in ("/api", "/docs", "/openapi.json") or path.startswith(("/api/", "/sdapi/"))
 
 
 def host_name(host: str) -> str:

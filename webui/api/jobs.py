@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Match
 
-from webui.api import docs
+from webui.api import docs, sdapi
 from webui.api.answers import (
     HEADERS,
     Answer,
@@ -36,6 +36,7 @@ from webui.api.answers import (
 )
 from webui.api.bodies import json_object, uploaded
 from webui.api.fetch import Fetcher
+from webui.api.submitting import submitted
 from webui.errors import GalateaError, InvalidRequest, StorageError
 from webui.jobs.service import PRIORITIES
 from webui.jobs.types import Job, JobState
@@ -54,9 +55,6 @@ WATCH_PAUSE = 0.1
 QUEUED_PAUSE = 0.3
 HEARTBEAT = 15.0
 """Seconds after which a silent stream says that it is alive, so that proxies keep it open."""
-
-MOST_WAITING = 1000
-"""Unfinished jobs that the queue takes; the next one is told to come back later."""
 
 SHOWN_IN_PLACE = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/bmp", "audio/", "video/")
 """What a browser may show. All else is downloaded: HTML or SVG would run its scripts with the page's rights."""
@@ -78,6 +76,7 @@ def http_api(service: JobService, artifacts: Artifacts, settings: Settings) -> F
     app = FastAPI(title="Galatea", openapi_url=None, docs_url=None, redoc_url=None)
     Routes(service, artifacts, settings).add_to(app)
     docs.add_to(app, service.kinds())
+    app.mount(sdapi.PREFIX, sdapi.sd_api(service, artifacts, settings))
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(GalateaError, _not_possible)
     app.add_exception_handler(RequestValidationError, _not_valid)
@@ -136,7 +135,7 @@ class Routes:
         if not isinstance(kind, str) or not isinstance(asked, dict) or not set(body) <= {"kind", "request", "priority"}:
             message = "Send 'kind' (a name), 'request' (an object) and perhaps 'priority', and nothing else."
             raise ApiError(422, message, "InvalidRequest")
-        job = await run_in_threadpool(self._submit, kind, asked, checked_priority(body.get("priority", 0)))
+        job = await run_in_threadpool(submitted, self._service, kind, asked, checked_priority(body.get("priority", 0)))
         return Answer(self._views.job(job), 201, {"Location": f"/api/jobs/{job.id}"})
 
     async def jobs(
@@ -232,11 +231,6 @@ class Routes:
         """A file: one that was uploaded, or one that a job made. Ranges are served."""
         found, status = await run_in_threadpool(self._file, artifact_id)
         return ArtifactResponse(found, status)
-
-    def _submit(self, kind: str, asked: dict[str, Any], priority: int) -> Job:
-        if sum(not job.state.finished for job in self._service.jobs()) >= MOST_WAITING:
-            raise ApiError(429, "The queue is full. Try again later.", "TooManyRequests", {"Retry-After": "60"})
-        return self._service.submit(kind, asked, priority=priority)
 
     def _restore(self, job_id: JobId) -> Job:
         try:

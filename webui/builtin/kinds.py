@@ -1,16 +1,18 @@
-"""The kinds of job that make pictures: their requests and how they are begun. Imports nothing heavy.
+"""The kinds of job that make pictures, or make them better: their requests and how they are begun. Imports nothing heavy.
 
-What can be asked for, with bounds and defaults, stands in webui.imaging.requests; here the files are added that it is done to.
+What can be asked of those that draw, with bounds and defaults, stands in webui.imaging.requests; here the files are added that it
+is done to.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from webui import devices
 from webui.builtin.axes import AXES, AxisName, Cell, Value, cells
@@ -70,6 +72,58 @@ class PlotRequest(Hires, OnePicture):
         return self
 
 
+LONGEST_SIDE = 16384
+
+
+def any_size(written: str) -> tuple[int, int]:
+    """ "1920x1080" to (1920, 1080): width, height, of a picture that no model has to draw. Raises ValueError in words."""
+    found = re.fullmatch(r"\s*(\d{1,6})\s*[xX×*]\s*(\d{1,6})\s*", written)
+    if found is None:
+        raise ValueError("must be WIDTHxHEIGHT, such as 1920x1080")
+    width, height = int(found[1]), int(found[2])
+    for side in (width, height):
+        if not 1 <= side <= LONGEST_SIDE:
+            raise ValueError(f"must have sides from 1 to {LONGEST_SIDE}, not {side}")
+    return width, height
+
+
+def _checked_size(written: str) -> str:
+    width, height = any_size(written)
+    return f"{width}x{height}"
+
+
+class ExtrasRequest(BaseModel):
+    """A finished picture made larger, or its faces made better, or both."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    image: ArtifactId = Field(description="Artifact id of a picture (or of a video: its first frame is taken).")
+    upscaler: str | None = Field(
+        None, max_length=300, description="Lanczos, Nearest or a file in models/ESRGAN by name; the size stays when empty."
+    )
+    upscaler_2: str | None = Field(None, max_length=300, description="A second one, laid over the first; none when empty.")
+    upscaler_2_visibility: float = Field(0.5, ge=0.0, le=1.0, description="How much is seen of the second: 0 nothing, 1 all.")
+    scale: float | None = Field(None, ge=1.0, le=8.0, description="How many times larger; the upscaler's own when empty.")
+    size: Annotated[str, AfterValidator(_checked_size)] | None = Field(
+        None, description="Width x height to fill, such as 1920x1080, instead of a scale."
+    )
+    crop: bool = Field(True, description="With a size: cut off what goes beyond it.")
+    restore: str | None = Field(
+        None, max_length=300, description="Face restorer: GFPGAN, RestoreFormer, or a file by name; faces stay when empty."
+    )
+    restore_strength: float = Field(1.0, ge=0.0, le=1.0, description="How much is seen of restored faces: 0 nothing, 1 all.")
+    fidelity: float = Field(0.5, ge=0.0, le=1.0, description="CodeFormer alone: 0 restores most, 1 stays closest to the face.")
+    format: Literal["png", "jpg", "webp"] = Field("png", description="Kind of file; all carry the settings, png alone is exact.")
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> ExtrasRequest:
+        if (self.scale or self.size or self.upscaler_2) and not self.upscaler:
+            raise ValueError("a new size needs an upscaler. Choose one, such as Lanczos")
+        if self.scale and self.size:
+            raise ValueError("choose a scale or a size, not both")
+        return self
+
+
 PLOT_ONLY = {"image", "resize", "legend", *(f"{axis}_{part}" for axis in AXES for part in ("axis", "values"))}
 
 
@@ -110,6 +164,14 @@ def plot(ctx: JobContext, request: PlotRequest) -> JobResult:
     return run(ctx, request)
 
 
+def extras(ctx: JobContext, request: ExtrasRequest) -> JobResult:
+    """Make a finished picture better."""
+    started = time.perf_counter()
+    from webui.builtin.extras import run
+
+    return run(ctx, request, started)
+
+
 def warm_up() -> None:
     """Import what the first picture needs, unless this is the small installation."""
     if importlib.util.find_spec("torch") is not None:
@@ -118,16 +180,20 @@ def warm_up() -> None:
         warm_up()
 
 
-KINDS = tuple(
-    JobKind(
-        name=name, title=title, request=request, handler=handler, suffix=".{format}", recall=partial(recall, name, request),
-        positional=("prompt",), skippable=True, warm_up=warm_up, loaded=devices.loaded, machine=devices.machine,
-        unload=devices.unload,
-    )
-    for name, title, request, handler in (
-        ("txt2img", "Picture from words", Txt2ImgRequest, draw),
-        ("img2img", "Picture from a picture", Img2ImgRequest, draw),
-        ("inpaint", "Part of a picture made anew", InpaintRequest, draw),
-        ("plot", "X/Y/Z plot", PlotRequest, plot),
-    )
+HELD = {"loaded": devices.loaded, "machine": devices.machine, "unload": devices.unload}
+
+KINDS = (
+    *(
+        JobKind(
+            name=name, title=title, request=request, handler=handler, suffix=".{format}", recall=partial(recall, name, request),
+            positional=("prompt",), skippable=True, warm_up=warm_up, **HELD,
+        )
+        for name, title, request, handler in (
+            ("txt2img", "Picture from words", Txt2ImgRequest, draw),
+            ("img2img", "Picture from a picture", Img2ImgRequest, draw),
+            ("inpaint", "Part of a picture made anew", InpaintRequest, draw),
+            ("plot", "X/Y/Z plot", PlotRequest, plot),
+        )
+    ),
+    JobKind("extras", "Picture made larger or better", ExtrasRequest, extras, suffix=".{format}", **HELD),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which checkpoints and VAEs are in models/, under the names that A1111 users know. Reads headers only; loads nothing.
+"""Which checkpoints, VAEs, upscalers and face restorers are in models/, by the names that A1111 users know. Reads headers only.
 
 A file that is broken, half downloaded or of another kind is listed with the sentence that says so, and never hides the others.
 """
@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
-import json
+import importlib.util
 import os
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,9 +18,14 @@ from pathlib import Path
 from webui.errors import ModelMissing, UnsupportedModel, did_you_mean
 from webui.weights import detect, files, folders
 from webui.weights.detect import Found
+from webui.weights.hashes import Hashes, stamp
 
 POCKET = "pocket"
 """The folder in models/ with the small model that comes with Galatea."""
+
+UPSCALER_FOLDERS = ("ESRGAN", "RealESRGAN", "SwinIR", "DAT", "HAT", "ScuNET")
+RESTORER_FOLDERS = ("GFPGAN", "Codeformer", "RestoreFormer")
+"""Where A1111 and its extensions have them; what a file is, its contents say. The first is where new ones should go."""
 
 _BESIDE = re.compile(r"\.vae\.[a-z]+$", re.IGNORECASE)
 """A1111's name for a VAE that lies beside its checkpoint: name.vae.safetensors."""
@@ -30,7 +33,7 @@ _BESIDE = re.compile(r"\.vae\.[a-z]+$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Entry:
-    """A checkpoint or VAE on the disk.
+    """A checkpoint, VAE, upscaler or face restorer on the disk.
 
     name:    its path in its folder, with / between: "sub/model.safetensors"; of a diffusers folder the folder's.
     path:    the file, or the diffusers folder.
@@ -57,13 +60,13 @@ class Entry:
 
 
 class Catalog:
-    """The checkpoints and VAEs in a models folder. Every call looks at the disk; headers of unchanged files are read once."""
+    """The weights in a models folder. Every call looks at the disk; headers of unchanged files are read once."""
 
     def __init__(self, models_dir: Path, *, allow_pickles: bool = False, hashes: Path | None = None) -> None:
         """`hashes` is the file that remembers them, models/.galatea-hashes.json unless given."""
         self.models_dir = models_dir
         self.allow_pickles = allow_pickles
-        self._hashes = _Hashes(hashes or models_dir / ".galatea-hashes.json")
+        self._hashes = Hashes(hashes or models_dir / ".galatea-hashes.json")
         self._known: dict[tuple[str, int, int], tuple[Found, str]] = {}
 
     def checkpoints(self) -> list[Entry]:
@@ -79,6 +82,14 @@ class Catalog:
         entries = [self._entry(root, path, "vae") for path in _models(root)]
         return entries + [self._entry(beside, path, "vae") for path in _models(beside) if _BESIDE.search(path.name)]
 
+    def upscalers(self) -> list[Entry]:
+        """Upscalers by name, folder by folder."""
+        return self._in_folders(UPSCALER_FOLDERS, "upscaler")
+
+    def restorers(self) -> list[Entry]:
+        """Face restorers by name, folder by folder."""
+        return self._in_folders(RESTORER_FOLDERS, "restorer")
+
     def find(self, name: str) -> Entry:
         """The checkpoint that `name` means: its file name, with folders or without; the name without ending; the title
         "name.safetensors [10 hex]"; or, once it is known, the hash or its first 10 digits. A title's hash, where one has it,
@@ -91,6 +102,16 @@ class Catalog:
     def find_vae(self, name: str) -> Entry:
         """The VAE that `name` means, as `find`."""
         return self._find(name, self.vaes(), "vae")
+
+    def find_upscaler(self, name: str) -> Entry:
+        """The upscaler that `name` means, as `find`."""
+        return self._find(name, self.upscalers(), "upscaler")
+
+    def find_restorer(self, name: str) -> Entry:
+        """The face restorer that `name` means, as `find`; or the first of a make, such as GFPGAN."""
+        entries = self.restorers()
+        made = [one for one in entries if detect.NAMES.get(one.found.architecture, "").lower() == name.strip().lower()]
+        return min(made, key=lambda one: bool(one.problem), default=None) or self._find(name, entries, "restorer")
 
     def default(self, last: str | None = None) -> Entry:
         """The checkpoint to begin with: the one used last if it is still there, else the first full one, else pocket.
@@ -115,6 +136,10 @@ class Catalog:
         except OSError as error:
             raise UnsupportedModel(f"{entry.name} cannot be read ({error.strerror}). Copy it again.") from error
 
+    def sha256(self, path: Path) -> str:
+        """Of any weights file, remembered as in `hashed`. Raises OSError."""
+        return self._hashes.of(path)
+
     def _find(self, name: str, entries: list[Entry], kind: str) -> Entry:
         wanted, digits = read_title(name)
         named = ((_by_name, wanted), (_by_stem, wanted), (_by_file, wanted), (_by_hash, wanted))
@@ -125,7 +150,13 @@ class Catalog:
         names = [entry.name for stem in near for entry in entries if entry.stem.lower() == stem and not entry.problem]
         where = f"Put it into models/{detect.FOLDERS[kind]}."
         hint = did_you_mean(list(dict.fromkeys(names))) if names else where
+        if kind in ("upscaler", "restorer"):
+            raise ModelMissing(f"There is no {'upscaler' if kind == 'upscaler' else 'face restorer'} '{name}'. {hint}")
         raise ModelMissing(f"There is no {'VAE' if kind == 'vae' else 'model'} '{name}'. {hint}")
+
+    def _in_folders(self, names: tuple[str, ...], wanted: str) -> list[Entry]:
+        roots = [self.models_dir / name for name in names]
+        return [self._entry(root, path, wanted) for root in roots for path in _models(root)]
 
     def _entry(self, root: Path, path: Path, wanted: str) -> Entry:
         name = path.relative_to(root).as_posix() if path != root else root.name
@@ -134,7 +165,7 @@ class Catalog:
 
     def _look(self, path: Path, name: str, wanted: str) -> tuple[Found, str]:
         """What a file is, and what is wrong with it as a `wanted`."""
-        key = (str(path), *_stamp(path))
+        key = (str(path), *stamp(path))
         if key not in self._known:
             try:
                 found = self._describe(path)
@@ -142,7 +173,7 @@ class Catalog:
                 return Found("unknown"), str(error)
             except OSError as error:
                 return Found("unknown"), f"{name} cannot be read ({error.strerror}). Check its permissions, or copy it again."
-            self._known[key] = found, detect.wrong(found, wanted, name) or _incomplete(found, name)
+            self._known[key] = found, detect.wrong(found, wanted, name) or _incomplete(found, name) or _uninstalled(found, name)
         return self._known[key]
 
     def _describe(self, path: Path) -> Found:
@@ -165,6 +196,16 @@ def _incomplete(found: Found, name: str) -> str:
     missing = needed - {*found.parts} if found.kind == "checkpoint" else set()
     lacking = "UNet" if missing == {"unet"} else "text encoder"
     return f"{name} has no {lacking}: it is a part of a checkpoint. Download the full version." if missing else ""
+
+
+def _uninstalled(found: Found, name: str) -> str:
+    """Why CodeFormer cannot be used: its licence forbids commercial use, so its network does not come along."""
+    if found.architecture != "codeformer" or importlib.util.find_spec("spandrel_extra_arches"):
+        return ""
+    return (
+        f"{name} is CodeFormer, whose network is not installed, because its licence forbids commercial use. Use GFPGAN, or "
+        "install it: pip install spandrel_extra_arches."
+    )
 
 
 def read_title(title: str) -> tuple[str, str]:
@@ -218,79 +259,3 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
                 yield from _walk(path, seen)
         elif path.suffix.lower() in files.ENDINGS:
             yield path
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of last change in ns; of a diffusers folder those of all its files together. Zeros for what is not there."""
-    try:
-        if path.is_dir():
-            stamps = [_stamp(file) for file in path.rglob("*") if file.is_file()]
-            return sum(size for size, _ in stamps), max((changed for _, changed in stamps), default=0)
-        facts = path.stat()
-        return facts.st_size, facts.st_mtime_ns
-    except OSError:
-        return 0, 0
-
-
-class _Hashes:
-    """sha256 of files, remembered by path, size and time of last change, in a file that several processes share."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._lock = threading.Lock()
-        self._known: dict[str, list[int | str]] = {}
-        self._read_at: tuple[int, int] | None = None
-
-    def known(self, path: Path) -> str | None:
-        """The hash if it is remembered and the file has not changed since."""
-        with self._lock:
-            self._read()
-            remembered = self._known.get(str(path))
-        match remembered:
-            case [int(size), int(changed), str(sha256)] if (size, changed) == _stamp(path):
-                return sha256
-        return None
-
-    def of(self, path: Path) -> str:
-        """The hash, computed if need be. Of a diffusers folder: of its weights files in a row, by name. Raises OSError."""
-        if known := self.known(path):
-            return known
-        stamp = _stamp(path)
-        sha256 = _sha256(path)
-        with self._lock:
-            self._read()
-            self._known[str(path)] = [*stamp, sha256]
-            self._save()
-        return sha256
-
-    def _read(self) -> None:
-        """Take over what another process has written since. A broken file is as good as none: it is written anew."""
-        stamp = _stamp(self.file)
-        if stamp == self._read_at:
-            return
-        self._read_at = stamp
-        with contextlib.suppress(OSError, ValueError):
-            content = json.loads(self.file.read_text(encoding="utf-8"))
-            if isinstance(content, dict):
-                self._known |= content
-
-    def _save(self) -> None:
-        """Atomically. A models folder that cannot be written (shared, read-only) costs computing again after the next start, no
-        more."""
-        part = self.file.with_name(f"{self.file.name}.{os.getpid()}-{threading.get_ident()}.part")
-        try:
-            part.write_text(json.dumps(self._known, indent=0), encoding="utf-8")
-            os.replace(part, self.file)
-        except OSError:
-            with contextlib.suppress(OSError):
-                part.unlink()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    weights = sorted(one for one in path.rglob("*") if one.suffix in files.ENDINGS and one.is_file()) if path.is_dir() else [path]
-    for file in weights:
-        with open(file, "rb") as content:
-            while block := content.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()

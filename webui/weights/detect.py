@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from webui.weights.files import Header
+from webui.weights.layouts import bare, scale
 
 FOLDERS = {
     "checkpoint": "Stable-diffusion", "vae": "VAE", "lora": "Lora", "embedding": "embeddings", "upscaler": "ESRGAN",
@@ -18,18 +19,20 @@ FOLDERS = {
 """The folder in models/ for each kind of weights, as A1111 names them."""
 
 RUNNABLE = ("sd1", "sd2", "sdxl")
-"""Architectures that this version runs."""
+"""Architectures of checkpoints and VAEs that this version runs."""
 
 NAMES = {
     "sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL", "sdxl-refiner": "SDXL refiner", "sd3": "SD 3", "flux": "Flux",
     "instruct-pix2pix": "instruct-pix2pix", "depth": "depth-to-image", "x4-upscaler": "SD x4 upscaler",
+    "gfpgan": "GFPGAN", "restoreformer": "RestoreFormer", "codeformer": "CodeFormer",
 }  # fmt: skip
 """Architectures as people write them."""
 
 KINDS = {
     "checkpoint": "a checkpoint", "vae": "a VAE", "lora": "a LoRA", "embedding": "an embedding", "upscaler": "an upscaler",
-    "controlnet": "a ControlNet", "restorer": "a face restorer",
+    "controlnet": "a ControlNet", "restorer": "a face restorer", "face-tool": "a finder or parser of faces",
 }  # fmt: skip
+"""Kinds in words. A face-tool has no folder: other programs keep theirs beside their restorers, and nothing here needs it."""
 
 PARTS = {
     "unet": ("model.diffusion_model.input_blocks.0.0.", "conv_in."),
@@ -44,7 +47,7 @@ PARTS = {
 class Found:
     """What a file of weights is.
 
-    kind:         a key of FOLDERS, or "unknown".
+    kind:         a key of KINDS, or "unknown".
     architecture: a key of NAMES; "" where files of several have the same shapes, as VAEs do.
     inpaint:      its UNet takes 9 channels: latents, mask, and the latents of what is around the mask.
     prediction:   "epsilon" or "v_prediction"; None when the file does not say and both exist (SD 2.x).
@@ -52,6 +55,7 @@ class Found:
     dtype:        the kind of most of its numbers, as safetensors names them.
     bytes:        size of its tensors.
     parts:        which parts of a checkpoint are there, by diffusers' names.
+    scale:        how many times larger an upscaler makes a picture; 0 where the shapes do not tell.
     """
 
     kind: str
@@ -62,6 +66,7 @@ class Found:
     dtype: str = ""
     bytes: int = 0
     parts: tuple[str, ...] = ()
+    scale: int = 0
 
     @property
     def title(self) -> str:
@@ -102,8 +107,13 @@ def wrong(found: Found, wanted: str, name: str) -> str:
     if found.kind == "unknown":
         kind = KINDS[wanted].partition(" ")[2]
         return f"{name} is {found.title}. The folder {FOLDERS[wanted]} is for {kind}s: look for another version of it."
+    if found.kind not in FOLDERS:
+        return f"{name} is {found.title}. Other programs need it; here nothing does, and it does no harm."
     if found.kind != wanted:
         return f"{name} is {found.title}, not {KINDS[wanted]}. Move it into models/{FOLDERS[found.kind]}."
+    if found.kind == "restorer":
+        better = "This version runs GFPGAN 1.3 and 1.4, RestoreFormer and CodeFormer: choose one of those."
+        return "" if found.architecture else f"{name} is {found.title} of another make. {better}"
     if found.architecture and found.architecture not in RUNNABLE:
         return f"{name} is {found.title}. This version runs SD 1.x, SD 2.x and SDXL: choose one of those."
     return ""
@@ -263,9 +273,30 @@ def vae(header: Header) -> Found | None:
     return None
 
 
+_GFPGAN = {"stylegan_decoder.style_mlp.1.weight", "conv_body_first.weight", "toRGB.0.weight"}
+_RESTOREFORMER = {"quantize.embedding.weight", "quant_conv.weight", "encoder.conv_in.weight", "decoder.conv_out.weight"}
+_CODEFORMER = {"quantize.embedding.weight", "position_emb", "encoder.blocks.0.weight", "generator.blocks.0.weight"}
+
+
 def restorer(header: Header) -> Found | None:
-    """GFPGAN, CodeFormer, RestoreFormer."""
-    return Found("restorer") if _has(header, "stylegan_decoder.", "quantize.embedding.", "fuse_convs_dict.") else None
+    """GFPGAN's later networks (1.2 to 1.4, without CUDA code of their own), RestoreFormer, CodeFormer."""
+    names = bare(header)
+    if names.keys() >= _GFPGAN:
+        return Found("restorer", "gfpgan")
+    if names.keys() >= _CODEFORMER:
+        return Found("restorer", "codeformer")
+    # Other autoencoders with a codebook have one norm in their attention, not one for each of the two that are compared.
+    if names.keys() >= _RESTOREFORMER and any(name.endswith(("attn_1.norm2.weight", "attn.0.norm2.weight")) for name in names):
+        return Found("restorer", "restoreformer")
+    return Found("restorer") if _has(names, "stylegan_decoder.", "fuse_convs_dict.") else None
+
+
+_FACE_TOOLS = ("ClassHead.0.conv1x1.", "out_mask_conv.", "conv_out16.conv_out.", "ffm.convblk.")
+
+
+def face_tool(header: Header) -> Found | None:
+    """RetinaFace, ParseNet and BiSeNet, which facexlib leaves beside restorers."""
+    return Found("face-tool") if _has(bare(header), *_FACE_TOOLS) else None
 
 
 _UPSCALERS = (
@@ -276,10 +307,14 @@ _UPSCALERS = (
 
 def upscaler(header: Header) -> Found | None:
     """ESRGAN in its old and new names, Real-ESRGAN's compact networks, SwinIR, HAT, DAT and SCUNet, with spandrel's keys."""
-    bare = [name.removeprefix("params_ema.").removeprefix("params.").removeprefix("module.") for name in header]
-    return Found("upscaler") if _has(bare, *_UPSCALERS) else None
+    names = bare(header)
+    if not _has(names, *_UPSCALERS):
+        return None
+    return Found("upscaler", scale=scale({name: header[inside].shape for name, inside in names.items()}))
 
 
 RECOGNISERS = Registry()
 # A ControlNet file may have a whole checkpoint in it, and a restorer a VAE's names: the special come before the general.
-RECOGNISERS.add(controlnet, lora, sdxl, sdxl_refiner, sd2, sd1, sd3, flux, diffusers_unet, restorer, vae, embedding, upscaler)
+RECOGNISERS.add(
+    controlnet, lora, sdxl, sdxl_refiner, sd2, sd1, sd3, flux, diffusers_unet, restorer, face_tool, vae, embedding, upscaler
+)
