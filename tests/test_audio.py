@@ -11,11 +11,16 @@ import numpy as np
 import pytest
 
 from extensions.sadtalker import audio
-from extensions.sadtalker.audio import decode_command, listen
+from extensions.sadtalker.audio import decode_command
+from extensions.sadtalker.engines.geometric.hearing import Hearing
 from tests import media
 from webui.plugin_api import MediaError
 
 LIMIT = 1800.0
+
+
+def listen(path, max_seconds):
+    return audio.listen(path, max_seconds, Hearing())
 
 
 @pytest.fixture(scope="module")

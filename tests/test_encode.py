@@ -20,6 +20,8 @@ from extensions.sadtalker.audio import ffmpeg_program
 from extensions.sadtalker.encode import VideoWriter, encode_arguments, frame_rate, to_i420
 from extensions.sadtalker.join import (
     AI_NOTICE,
+    NoSound,
+    Parts,
     Soundtrack,
     join,
     join_arguments,
@@ -74,6 +76,11 @@ def segment(folder, index, frames, fps=25.0, size=(128, 96)):
     return folder / segment_name(index)
 
 
+def of(folder, frames):
+    """A job's folder with its sound."""
+    return Parts(folder, frames, 25.0, folder / Soundtrack.NAME)
+
+
 def write(path, sound, frames=50, planned=None, fps=25.0, size=(128, 96), settings=SETTINGS, each=20, pause=0.0):
     """A video of segments of `each` frames. planned: how many there would be if it were not cancelled after `frames`."""
     folder, source = Path(tempfile.mkdtemp(dir=path.parent)), moving(frames, size)
@@ -85,7 +92,7 @@ def write(path, sound, frames=50, planned=None, fps=25.0, size=(128, 96), settin
             track.settle()
             segment(folder, index, itertools.islice(source, count), fps, size)
         track.finish(next(seconds))
-    join(path, folder, parts, fps, "Talking head", settings)
+    join(path, Parts(folder, parts, fps, track.path), "Talking head", settings)
     shutil.rmtree(folder)
     return path
 
@@ -162,7 +169,7 @@ def test_stopping_a_long_video_is_quick(tmp_path):
         segment(work(tmp_path), 0, moving(40))
         started = time.perf_counter()
         track.finish(40 / 25)
-    join(tmp_path / "a.part", work(tmp_path), [40], 25.0, "t", {})
+    join(tmp_path / "a.part", of(work(tmp_path), [40]), "t", {})
     assert time.perf_counter() - started < 2.5
     off, found = gap(tmp_path / "a.part", 25.0)
     assert found == 40 and abs(off) <= 0.04
@@ -235,7 +242,7 @@ def test_a_still_background_stays_still_also_where_segments_meet(tmp_path, sound
         segment(work(tmp_path), index, frames, size=(256, 256))
     with Soundtrack(work(tmp_path), keeper(work(tmp_path)), sound, 2.0) as track:
         track.finish(2.0)
-    join(tmp_path / "a.part", work(tmp_path), [25, 25], 25.0, "t", {})
+    join(tmp_path / "a.part", of(work(tmp_path), [25, 25]), "t", {})
     below = media.video_frames(tmp_path / "a.part")[:, 144:].astype(float)
     assert np.abs(below - np.median(below, axis=0)).mean((1, 2, 3)).max() < 0.3
 
@@ -378,11 +385,11 @@ def test_a_folder_that_is_not_there(tmp_path, sound):
     with pytest.raises(StorageError, match="nowhere"):
         segment(tmp_path / "nowhere", 0, moving(50))
     with pytest.raises(StorageError, match="nowhere"):
-        join(tmp_path / "a.part", tmp_path / "nowhere", [1], 25.0, "t", {})
+        join(tmp_path / "a.part", of(tmp_path / "nowhere", [1]), "t", {})
     with pytest.raises(StorageError, match="nowhere"), Soundtrack(work(tmp_path), keeper(work(tmp_path)), sound, 1.0) as track:
         segment(work(tmp_path), 0, moving(25))
         track.finish(1.0)
-        join(tmp_path / "nowhere" / "a.part", work(tmp_path), [25], 25.0, "t", {})
+        join(tmp_path / "nowhere" / "a.part", of(work(tmp_path), [25]), "t", {})
 
 
 @pytest.mark.parametrize("at", [20, 499])
@@ -426,7 +433,7 @@ def test_a_full_disk_when_all_is_put_together(tiny_disk, tmp_path, sound):
     with Soundtrack(work(tmp_path), keeper(work(tmp_path)), sound, 1.0) as track:
         track.finish(1.0)
     with pytest.raises(StorageError, match="disk is full"):
-        join(tiny_disk / "a.part", work(tmp_path), [25], 25.0, "t", {})
+        join(tiny_disk / "a.part", of(work(tmp_path), [25]), "t", {})
     assert not list(tiny_disk.iterdir())
 
 
@@ -440,3 +447,21 @@ def test_the_sample_voices_end_with_their_videos(tmp_path, samples):
         frames = round(seconds * 25)
         off, found = gap(write(tmp_path / "a.part", voice, frames, size=(64, 64)), 25.0)
         assert found == frames and abs(off) <= 0.04, voice.name
+
+
+def test_a_video_in_which_nobody_speaks_has_no_sound(tmp_path):
+    folder = work(tmp_path)
+    for index in range(2):
+        segment(folder, index, moving(10))
+    with NoSound() as sound:
+        sound.settle()
+        sound.finish(0.8)
+    join(tmp_path / "a.mp4", Parts(folder, [10, 10], 25.0, sound.path), "t", {"seed": 3})
+    assert len(media.video_frames(tmp_path / "a.mp4")) == 20 and read_settings(tmp_path / "a.mp4") == {"seed": 3}
+    with pytest.raises(subprocess.CalledProcessError):
+        media.sound_seconds(tmp_path / "a.mp4")
+
+
+def test_two_videos_of_one_job_do_not_share_their_segments():
+    assert segment_name(3) == "segment-00003.mp4" and segment_name(3, "points") == "points-00003.mp4"
+    assert "points-00000.mp4" in segment_list([5], 25.0, "points")

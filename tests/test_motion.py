@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from extensions.sadtalker.engines.geometric import motion
-from extensions.sadtalker.engines.geometric.motion import POSE, STYLES, make_motion, pose_style
+from extensions.sadtalker.engines.geometric.motion import STYLES, make_motion, pose_style
 from extensions.sadtalker.features import LogMel
-from extensions.sadtalker.types import COEFFICIENTS, MotionOptions, Voice
+from extensions.sadtalker.types import COEFFICIENTS, HEAD, MotionOptions, Voice
 
 ROTATION = [COEFFICIENTS.index(n) for n in ("yaw", "pitch", "roll")]
 
@@ -88,7 +88,7 @@ def test_the_head_moves_visibly_moderately_and_smoothly(kind, request):
         assert 0.06 <= span.max() <= 0.25, (style, seed)
         assert span.min() >= 0.04, (style, seed)
         assert np.abs(np.diff(position(m), n=2, axis=0)).mean() < 0.002, (style, seed)
-        for name, limit in zip(POSE, motion.POSE_LIMITS, strict=True):
+        for name, limit in zip(HEAD, motion.POSE_LIMITS, strict=True):
             assert np.abs(m[name]).max() <= limit
 
 
@@ -114,14 +114,14 @@ def test_nods_follow_the_voice():
 
 def test_the_clip_begins_and_ends_as_the_photo(voice):
     m = make_motion(voice, MotionOptions(seed=1))
-    rest = [COEFFICIENTS.index(n) for n in (*POSE, "blink", "brow", "gaze_x", "gaze_y")]
+    rest = [COEFFICIENTS.index(n) for n in (*HEAD, "blink", "brow", "gaze_x", "gaze_y")]
     assert not m.values[0, rest].any()
-    assert np.abs(m.values[-1, [COEFFICIENTS.index(n) for n in POSE]]).max() < 1e-3
+    assert np.abs(m.values[-1, [COEFFICIENTS.index(n) for n in HEAD]]).max() < 1e-3
 
 
 def test_still_keeps_the_head_and_lets_the_face_live(voice):
     m = make_motion(voice, MotionOptions(seed=1, still=True))
-    assert all(not m[name].any() for name in POSE)
+    assert all(not m[name].any() for name in HEAD)
     assert all(np.ptp(m[name]) > 0 for name in ("blink", "brow", "gaze_x", "gaze_y"))
 
 
@@ -169,7 +169,7 @@ def test_expression_scale_moves_mouth_and_brow_only(voice):
     none, plain = (make_motion(voice, MotionOptions(seed=2, expression_scale=s)) for s in (0.0, 1.0))
     for name in (*motion.MOUTH, "brow"):
         assert not none[name].any()
-    for name in (*POSE, "blink", "gaze_x", "gaze_y"):
+    for name in (*HEAD, "blink", "gaze_x", "gaze_y"):
         np.testing.assert_array_equal(none[name], plain[name])
     strong = make_motion(voice, MotionOptions(seed=2, expression_scale=3.0))
     assert all(strong[name].max() <= 1 for name in (*motion.MOUTH, "brow"))

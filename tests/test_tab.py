@@ -13,10 +13,13 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from extensions.sadtalker import audio, join, pipeline, tab
+from extensions.sadtalker import audio, filming, join
 from extensions.sadtalker.engines.choice import choose
+from extensions.sadtalker.engines.geometric.hearing import Hearing
 from extensions.sadtalker.jobs import TalkingHeadRequest
-from extensions.sadtalker.tab import FRAMINGS, build
+from extensions.sadtalker.tab import build
+from extensions.sadtalker.tabs.options import FRAMINGS
+from extensions.sadtalker.tabs.used import STAGES as SHOWN_STAGES
 from tests.fakes import COUNT
 from tests.servers import PROJECT
 from webui.artifacts import Artifacts
@@ -52,22 +55,27 @@ def face() -> Face:
     return Face((0, 0, 200, 200), np.stack([np.linspace(0, 900, 68)] * 2, axis=1), 1.0)
 
 
+def at(models: Path) -> Settings:
+    return Settings(models_dir=models)
+
+
 def said(models: Path) -> list[str]:
     """What the parts of a job really say."""
     empty, found = models / "empty", models / "found"
     (found / "SadTalker").mkdir(parents=True)
     (found / "SadTalker" / "one.safetensors").touch()
     sentences = [
-        choose("builtin", empty).reason,
-        choose("auto", empty).reason,
-        choose("auto", found).reason,
+        choose("builtin", at(empty), 256).reason,
+        choose("auto", at(empty), 256).reason,
+        choose("auto", at(found), 256).reason,
+        choose("auto", replace(at(empty), lite=True), 256).reason,
         choose_face([face()] * 3, None, (640, 480))[1][0],
         choose_face([face()] * 3, 2, (640, 480))[1][0],
         *STAGES,
     ]
     for folder in (empty, found):
         with pytest.raises(ModelMissing) as missing:
-            choose("sadtalker", folder)
+            choose("sadtalker", at(folder), 256)
         sentences.append(str(missing.value))
     for faces in ([], [face()]):
         with pytest.raises(NoFaceFound) as none:
@@ -86,13 +94,14 @@ def refusals(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     (folder / "file").touch()
     files = (folder, folder / "none.wav", folder / ("n" * 300), folder / "file")
-    said = [raised(lambda path=path: audio.listen(path, 60)) for path in files]
+    said = [raised(lambda path=path: audio.listen(path, 60, Hearing())) for path in files]
 
     def none() -> str:
         raise RuntimeError("no ffmpeg")
 
     monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", none)
-    return [*said, raised(audio.ffmpeg_program), raised(lambda: join.join(folder, folder / "file", [1], 25, "", {}))]
+    parts = join.Parts(folder / "file", [1], 25, None)
+    return [*said, raised(audio.ffmpeg_program), raised(lambda: join.join(folder, parts, "", {}))]
 
 
 def test_what_is_refused_is_told_in_chinese(studio: TabStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -115,7 +124,7 @@ def test_the_stages_of_the_pipeline_are_the_ones_that_the_page_knows():
     source = "".join((PROJECT / "extensions" / "sadtalker" / name).read_text(encoding="utf-8") for name in modules)
     for stage in STAGES:
         assert f'"{stage}"' in source
-    assert 'f"rendering frame {done} of {total}"' in source
+    assert 'stage: str = "rendering frame"' in source and '} {done} of {total}"' in source
 
 
 def test_every_framing_has_a_name():
@@ -126,7 +135,7 @@ def test_every_framing_has_a_name():
 
 
 def test_every_stage_has_a_name(studio: TabStudio):
-    assert {name.removeprefix("used_seconds_") for name in tab.STAGES} == {*pipeline.STAGES, "first_preview", "total"}
+    assert {name.removeprefix("used_seconds_") for name in SHOWN_STAGES} == {*filming.STAGES, "first_preview", "total"}
 
 
 def test_a_file_is_handed_out_once_however_often_it_is_seen(studio: TabStudio, tmp_path: Path):

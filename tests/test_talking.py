@@ -387,7 +387,7 @@ def test_a_video_brings_back_the_settings_it_was_made_with(begin):
     asked = SHORT.model_copy(update={"expression_scale": 1.5, "blink": False, "pose_style": 7, "engine": "auto"})
     video = handler(begin(), asked).artifacts[0].path
     found = recall(video)
-    assert found == asked.model_dump(exclude={"portrait", "voice"}) | {"engine": "builtin", "seed": 1}
+    assert found == asked.model_dump(exclude={"portrait"}) | {"voice": "", "engine": "builtin", "seed": 1}
     TalkingHeadRequest.model_validate(found | {"portrait": "a", "voice": "b"})
 
 

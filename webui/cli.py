@@ -62,7 +62,7 @@ def parse(argv: Sequence[str], kinds: Sequence[JobKind]) -> argparse.Namespace:
         command.add_argument("--server", metavar="URL", help="let the studio at this address do it (this computer)")
         settings.add_flags(command, serving=False)
     try:
-        options = parser.parse_args(argv)
+        options = parser.parse_args(_with_negative_lists(argv))
     except InvalidRequest as error:
         dashed = next((text for text in argv if re.match(r"-[^-\d.].", text)), None)
         hint = f" If '{dashed}' is the name of a file, write ./{dashed}" if dashed else ""
@@ -70,6 +70,17 @@ def parse(argv: Sequence[str], kinds: Sequence[JobKind]) -> argparse.Namespace:
     if getattr(options, "server", None) is not None:
         _refuse_settings_of_the_server(options)
     return options
+
+
+def _with_negative_lists(argv: Sequence[str]) -> list[str]:
+    """Arguments in which a list that begins with a minus (--yaw -20,30) is told from a flag, as argparse tells a number."""
+    joined: list[str] = []
+    for text in argv:
+        if joined and re.fullmatch(r"--[a-z-]+", joined[-1]) and re.fullmatch(r"-[\d.]+([,;\s]+-?[\d.]+)+", text):
+            joined[-1] += f"={text}"
+        else:
+            joined.append(text)
+    return joined
 
 
 def file_name(text: str) -> Path:

@@ -35,11 +35,13 @@ from webui.errors import (
     StorageError,
     UnsupportedModel,
 )
-from webui.faces import Face, FaceFinder, choose_face, face_finder
+from webui.faces import Face, FaceFinder, FaceFollower, choose_face, face_finder
+from webui.imaging import restore, upscale
 from webui.jobs.context import JobContext
 from webui.jobs.service import JobService
 from webui.jobs.types import ArtifactId, Job, JobKind, JobResult, JobState, Loaded
 from webui.pictures import read_picture
+from webui.weights import catalog as weights_catalog
 from webui.weights import files as weights_files
 
 if TYPE_CHECKING:
@@ -236,6 +238,7 @@ __all__ = [
     "Cancelled",
     "Face",
     "FaceFinder",
+    "FaceFollower",
     "GalateaError",
     "InvalidRequest",
     "Job",
@@ -260,5 +263,8 @@ __all__ = [
     "devices",
     "face_finder",
     "read_picture",
+    "restore",
+    "upscale",
+    "weights_catalog",
     "weights_files",
 ]

@@ -35,6 +35,7 @@ OFFLOAD = ("auto", "none", "model", "sequential")
 class Settings:
     """Frozen settings of this run.
 
+    sadtalker_dir:     an existing checkpoints folder of SadTalker, looked into after models_dir/SadTalker.
     device:            auto, cpu, mps, cuda or cuda:N; several, separated by commas, work on several jobs at once.
     database_url:      the table of jobs, SQLite or PostgreSQL; None keeps it in the outputs folder. Never shown in the repr.
     keep_days:         finished jobs and their results are deleted after so many days; 0 keeps them.
@@ -56,6 +57,7 @@ class Settings:
 
     models_dir: Path = PROJECT / "models"
     outputs_dir: Path = PROJECT / "outputs"
+    sadtalker_dir: Path | None = None
     device: str = "auto"
     database_url: str | None = field(default=None, repr=False)
     keep_days: float = 0.0
@@ -314,6 +316,14 @@ def _read_hosts(written: Any, _folder: Path) -> tuple[str, ...]:
 _OPTIONS = (
     _Option("models_dir", _read_folder, "where the weights are (models)", "--models-dir", "DIR", only_serving=False),
     _Option("outputs_dir", _read_folder, "where results go (outputs)", "--outputs-dir", "DIR", only_serving=False),
+    _Option(
+        "sadtalker_dir",
+        _read_folder,
+        "a checkpoints folder of an existing SadTalker, used where it is (models/SadTalker alone)",
+        "--sadtalker-dir",
+        "DIR",
+        only_serving=False,
+    ),
     _Option(
         "device",
         _read_device,

@@ -1,7 +1,7 @@
-"""Listens to a sound file: one ffmpeg process decodes it, its samples stream through the features and are dropped.
+"""Listens to a sound file: one ffmpeg process decodes it, its samples stream through an engine's ear and are dropped.
 
-Any sound ffmpeg knows, or the sound of a video, becomes 16 kHz mono. The samples are never kept, so memory grows by the
-features alone; the file is never changed. The encoder takes the sound from the original file again, not from here.
+Any sound ffmpeg knows, or the sound of a video, becomes 16 kHz mono. The samples are never kept, so memory grows by what
+the ear keeps alone; the file is never changed. The encoder takes the sound from the original file again, not from here.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from extensions.sadtalker.features import LogMel
-from extensions.sadtalker.types import Voice
 from webui.plugin_api import Cancelled, MediaError
+
+if TYPE_CHECKING:
+    from extensions.sadtalker.engines.base import Ear, Heard
 
 SAMPLE_RATE = 16000
 
@@ -44,8 +45,8 @@ _STREAMED_WAV_FROM = 0x7FFF0000
 """A WAV written to a pipe cannot know its length; programs then write a number from here up."""
 
 
-def listen(path: Path, max_seconds: float, stopped: Callable[[], bool] = lambda: False) -> Voice:
-    """The features and the exact length of the sound in a file.
+def listen(path: Path, max_seconds: float, ear: Ear, stopped: Callable[[], bool] = lambda: False) -> Heard:
+    """The sound in a file as `ear` hears it.
 
     stopped: asked once per second of sound; Cancelled is raised when it says yes.
 
@@ -54,7 +55,7 @@ def listen(path: Path, max_seconds: float, stopped: Callable[[], bool] = lambda:
     """
     path = Path(path)
     _check_file(path)
-    features, samples = LogMel(), 0
+    samples = 0
     with _decoder(path) as decoder:
         for chunk in decoder.chunks():
             samples += len(chunk)
@@ -65,10 +66,9 @@ def listen(path: Path, max_seconds: float, stopped: Callable[[], bool] = lambda:
                     f"The sound {path.name} is longer than {_minutes(max_seconds)}, the most that is allowed. Cut it, "
                     "or raise the limit in the settings."
                 )
-            features.push(chunk)
+            ear.push(chunk)
         _check_decoded(path, decoder.finish(), decoder.log, samples / SAMPLE_RATE)
-    log_mel, level = features.finish()
-    return Voice(log_mel, level, samples / SAMPLE_RATE)
+    return ear.finish()
 
 
 def decode_command(ffmpeg: str, path: Path) -> list[str]:

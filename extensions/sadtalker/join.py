@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -55,20 +56,20 @@ def sound_filter(seconds: float) -> str:
     )
 
 
-def join_arguments(sound: Path, seconds: float, title: str, comment: str) -> list[str]:
-    """Copies the listed segments and the first `seconds` of `sound` as they are. Run it in the segments' folder."""
+def join_arguments(sound: Path | None, seconds: float, title: str, comment: str) -> list[str]:
+    """Copies the listed segments and the first `seconds` of a sound, if there is one, as they are. To be run in their folder."""
+    heard = ["-t", f"{seconds:.6f}", *input_arguments(sound)] if sound else []
     # fmt: off
     return [
-        "-nostdin", "-protocol_whitelist", "file", "-format_whitelist", "concat,mov", "-f", "concat", "-i", _LIST,
-        "-t", f"{seconds:.6f}", *input_arguments(sound),
-        "-map", "0:v:0", "-map", "1:a:0", "-map_metadata", "-1", "-map_chapters", "-1", "-c", "copy",
+        "-nostdin", "-protocol_whitelist", "file", "-format_whitelist", "concat,mov", "-f", "concat", "-i", _LIST, *heard,
+        "-map", "0:v:0", *(["-map", "1:a:0"] if sound else []), "-map_metadata", "-1", "-map_chapters", "-1", "-c", "copy",
         "-metadata", f"title={title}", "-metadata", f"comment={comment}", "-metadata", f"description={AI_NOTICE}",
         "-fflags", "+bitexact", "-movflags", "+faststart",
     ]
     # fmt: on
 
 
-def segment_list(frames: Sequence[int], fps: float) -> str:
+def segment_list(frames: Sequence[int], fps: float, name: str = "segment") -> str:
     """ffmpeg's list of the segments, one after another, with how long each one lasts. frames: how many are in each.
 
     ffmpeg counts in whole microseconds here. Each duration is the difference of two rounded times, so that no error adds up
@@ -77,7 +78,7 @@ def segment_list(frames: Sequence[int], fps: float) -> str:
     ends = [round(shown * 1_000_000 / frame_rate(fps)) for shown in itertools.accumulate(frames, initial=0)]
     lines = ["ffconcat version 1.0"]
     for index, (start, end) in enumerate(itertools.pairwise(ends)):
-        lines += [f"file {segment_name(index)}", f"duration {(end - start) / 1_000_000:.6f}"]
+        lines += [f"file {segment_name(index, name)}", f"duration {(end - start) / 1_000_000:.6f}"]
     return "\n".join(lines) + "\n"
 
 
@@ -129,26 +130,58 @@ class Soundtrack:
         self._encoder = None
 
 
-def segment_name(index: int) -> str:
-    """The file that a segment is in, the first is 0."""
-    return f"segment-{index:05d}.mp4"
+class NoSound:
+    """In place of a Soundtrack: nobody speaks, and the video has no sound."""
+
+    path = None
+
+    def settle(self) -> None:
+        """Nothing to settle."""
+
+    def finish(self, seconds: float) -> None:
+        """Nothing to wait for."""
+
+    def __enter__(self) -> NoSound:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Nothing to end."""
 
 
-def join(path: Path, folder: Path, frames: Sequence[int], fps: float, title: str, settings: dict[str, Any]) -> None:
+def segment_name(index: int, name: str = "segment") -> str:
+    """The file that a segment is in, the first is 0. name: of a video's segments, where a job makes several videos."""
+    return f"{name}-{index:05d}.mp4"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a video is made of.
+
+    folder: has the segments, by VideoWriter; name: see segment_name.
+    frames: how many are in each segment; fps: of all of them.
+    sound:  by Soundtrack, at least as long; None: there is none.
+    """
+
+    folder: Path
+    frames: Sequence[int]
+    fps: float
+    sound: Path | None
+    name: str = "segment"
+
+
+def join(path: Path, parts: Parts, title: str, settings: dict[str, Any]) -> None:
     """Write the video: the segments one after another, and the sound as long as they are.
 
     path:     where to write, whatever its suffix; an existing file is replaced.
-    folder:   has the segments, by VideoWriter, and the sound, by Soundtrack, which is at least as long.
-    frames:   how many are in each segment; fps: of all of them.
     title:    what players show as the title.
     settings: what the video was made with; JSON-able, written into the file (see read_settings).
 
     Raises what Encoder raises.
     """
-    _write_list(folder / _LIST, segment_list(frames, fps))
+    _write_list(parts.folder / _LIST, segment_list(parts.frames, parts.fps, parts.name))
     comment = json.dumps(settings, ensure_ascii=False, sort_keys=True)
-    arguments = join_arguments(folder / Soundtrack.NAME, float(sum(frames) / frame_rate(fps)), title, comment)
-    with Encoder(path, arguments, "Try again, and report it if it happens again.", folder):
+    arguments = join_arguments(parts.sound, float(sum(parts.frames) / frame_rate(parts.fps)), title, comment)
+    with Encoder(path, arguments, "Try again, and report it if it happens again.", parts.folder):
         pass
 
 

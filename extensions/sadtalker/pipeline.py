@@ -2,53 +2,40 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from extensions.sadtalker import clips, finer
 from extensions.sadtalker.audio import listen
-from extensions.sadtalker.composite import composite, video_size
+from extensions.sadtalker.drawing import Drawing, Scene
 from extensions.sadtalker.engines import choice
-from extensions.sadtalker.jobs import KIND, TalkingHeadRequest
-from extensions.sadtalker.join import Soundtrack, join
-from extensions.sadtalker.preprocess import CROP, CropTransform, prepare_portrait
-from extensions.sadtalker.segments import Clip, Segments
-from extensions.sadtalker.types import Motion, MotionOptions, Portrait, Voice
-from webui.plugin_api import Cancelled, JobContext, JobResult, ModelMissing, NoFaceFound, choose_face, face_finder, read_picture
+from extensions.sadtalker.filming import STOPPED, Stopwatch, film
+from extensions.sadtalker.jobs import TalkingHeadRequest, degrees
+from extensions.sadtalker.preprocess import CROP
+from extensions.sadtalker.types import MOTION_FPS, Motion, MotionOptions
+from webui.plugin_api import (
+    Cancelled,
+    Face,
+    InvalidRequest,
+    JobContext,
+    JobResult,
+    ModelMissing,
+    NoFaceFound,
+    choose_face,
+    face_finder,
+    read_picture,
+)
 
 if TYPE_CHECKING:
-    from extensions.sadtalker.engines.base import Engine
-    from webui.plugin_api import Artifact
+    from extensions.sadtalker.engines.base import Engine, Heard
 
-TITLE = "AI-generated talking head"
 SIDE_TO_CROP_FROM = 6144
 """Longest side that a picture is read at when only the head is cut out of it: the head should keep its pixels."""
 
 MOTION = "motion.npy"
-
-STAGES = ("face", "prepare", "voice", "motion", "render")
-
-
-class Stopwatch:
-    """Seconds per stage, and since the start."""
-
-    def __init__(self, start: float = 0.0) -> None:
-        self.start = start
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time the block under `name`."""
-        begun = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - begun, 3)
-
-    def mark(self, name: str) -> None:
-        """Note the seconds since the start under `name`, once."""
-        self.seconds.setdefault(name, round(time.perf_counter() - self.start, 3))
 
 
 def run(ctx: JobContext, request: TalkingHeadRequest, started: float) -> JobResult:
@@ -63,97 +50,46 @@ def run(ctx: JobContext, request: TalkingHeadRequest, started: float) -> JobResu
     ctx.progress(0.0, "looking for the face")
     means = ctx.step("means", lambda: find_means(ctx, request))
     with clock.stage("face"):
-        picture, portrait, crop = see(ctx, request, means["longest_side"])
-    with clock.stage("prepare"):
-        chosen = choice.Choice(means["engine"], means["reason"])
-        engine = choice.load(chosen)
-        if dict(engine.models) != means["models"]:
-            raise ModelMissing("The models that this job was begun with were replaced meanwhile. Start it again.")
-        identity = engine.prepare(portrait)
-    clock.seconds |= ctx.step("motion", lambda: move(ctx, request, engine, identity))
-    motion = Motion(np.load(ctx.folder / MOTION), request.fps)
-    size = video_size(picture, (portrait.view.width, portrait.view.height), crop)
-
-    def render(start: int) -> Iterator[np.ndarray]:
-        for frame in composite(engine.render(identity, motion, start), picture, crop):
-            ctx.preview(frame)
-            clock.mark("first_preview")
-            yield frame
-
-    settings = request.model_dump(exclude={"portrait", "voice"}) | {"kind": KIND, "seed": ctx.seed, "engine": chosen.name}
-    artifact, frames = film(ctx, request, Clip(render, size, request.fps, len(motion)), settings, clock)
-    facts: dict[str, Any] = {
-        "engine": chosen.name, "engine_reason": chosen.reason, "models": dict(engine.models), "frames": frames,
-        "fps": request.fps, "size": list(size), "seed": ctx.seed, "seconds": clock.seconds,
-    }  # fmt: skip
-    return JobResult((artifact,), facts)
+        picture, face = see(ctx, request, means["longest_side"])
+    engine = begun_with(ctx, request, means)
+    with engine.ready(), finer.restorer(ctx.settings, request) as restorer:
+        with clock.stage("prepare"):
+            portrait, crop = engine.frame(picture, face, request.preprocess, request.size)
+            scene = Scene(picture, face.landmarks, request.preprocess, portrait, crop)
+            identity = engine.prepare(portrait)
+        clock.seconds |= ctx.step("motion", lambda: move(ctx, request, engine, identity))
+        motion = Motion(np.load(ctx.folder / MOTION), request.fps, engine.columns)
+        drawing = Drawing(engine, identity, motion, scene, restorer, request.enhancer_strength)
+        for note in drawing.notes:
+            ctx.warn(note)
+        artifacts, frames = film(ctx, request, drawing, means["engine"], clock)
+        facts: dict[str, Any] = {
+            "engine": means["engine"], "engine_reason": means["reason"], "models": means["models"], "landmarks": engine.landmarks,
+            "frames": frames, "fps": request.fps, "size": list(scene.size), "seed": ctx.seed, "seconds": clock.seconds,
+        }  # fmt: skip
+    return JobResult(artifacts, facts)
 
 
 def find_means(ctx: JobContext, request: TalkingHeadRequest) -> dict[str, Any]:
     """What the video is made with: chosen once, so that a job which goes on after a restart with other settings or models does
     not change in the middle of the clip.
     """
-    chosen = choice.choose(request.engine, ctx.settings.models_dir)
-    models = dict(choice.load(chosen).models)
+    chosen = choice.choose(request.engine, ctx.settings, request.size)
+    choice.check(chosen.name, request)
+    models = dict(choice.load(chosen, ctx.settings, request).models) | finer.models(ctx.settings, request)
     return {"engine": chosen.name, "reason": chosen.reason, "models": models, "longest_side": ctx.settings.longest_side}
 
 
-def move(ctx: JobContext, request: TalkingHeadRequest, engine: Engine, identity: Any) -> dict[str, float]:
-    """Leave the motion in the job's folder, so that the voice is never heard again. Returns seconds per stage."""
-    clock = Stopwatch()
-    with clock.stage("voice"):
-        ctx.progress(0.01, "listening to the voice")
-        voice = hear(ctx, request)
-    with clock.stage("motion"):
-        ctx.progress(0.02, "turning speech into movement")
-        motion = engine.motion(voice, identity, motion_options(ctx, request, voice))
-    with ctx.file(MOTION) as path, path.open("wb") as file:
-        np.save(file, motion.values)
-    return clock.seconds
+def begun_with(ctx: JobContext, request: TalkingHeadRequest, means: dict[str, Any]) -> Engine:
+    """The engine that was chosen. Raises ModelMissing when its files are not those that they were then."""
+    engine = choice.load(choice.choose(means["engine"], ctx.settings, request.size), ctx.settings, request)
+    if dict(engine.models) | finer.models(ctx.settings, request) != means["models"]:
+        raise ModelMissing("The models that this job was begun with were replaced meanwhile. Start it again.")
+    return engine
 
 
-def film(
-    ctx: JobContext, request: TalkingHeadRequest, clip: Clip, settings: dict[str, Any], clock: Stopwatch
-) -> tuple[Artifact, int]:
-    """The video and its number of frames: segments are rendered while the sound is encoded, then all is put together."""
-    with Soundtrack(ctx.folder, ctx.file, ctx.input(request.voice), clip.seconds(clip.frames)) as sound:
-        parts = render_segments(ctx, clip, sound, clock)
-        frames = [part["frames"] for part in parts if part["frames"]]
-        if not frames:
-            raise Cancelled("The job was cancelled before the first frame was ready.")
-        with clock.stage("join"), ctx.output(".mp4", ctx.input(request.portrait).stem) as output:
-            sound.finish(clip.seconds(sum(frames)))
-            join(output.path, ctx.folder, frames, request.fps, TITLE, settings)
-    # What an earlier run did was seen then, and took its time then.
-    clock.seconds["first_preview"] = parts[0]["first_preview"]
-    clock.seconds["render"] = round(sum(part["seconds"] for part in parts) + clock.seconds.pop("join"), 3)
-    clock.mark("total")
-    clock.seconds["total"] = max(clock.seconds["total"], round(sum(clock.seconds[stage] for stage in STAGES), 3))
-    assert output.artifact is not None
-    return output.artifact, sum(frames)
-
-
-def render_segments(ctx: JobContext, clip: Clip, sound: Soundtrack, clock: Stopwatch) -> list[dict[str, Any]]:
-    """A step per segment: what Segments.make says of each, up to the one in which the job was cancelled."""
-    segments = Segments(ctx, clip)
-
-    def make(index: int) -> dict[str, Any]:
-        sound.settle()
-        return segments.make(index) | {"first_preview": clock.seconds.get("first_preview")}
-
-    return ctx.map("segment", make, range(len(clip.spans)))
-
-
-def hear(ctx: JobContext, request: TalkingHeadRequest) -> Voice:
-    """The voice as the engines hear it."""
-    voice = listen(ctx.input(request.voice), ctx.settings.max_voice_minutes * 60, lambda: ctx.cancelled)
-    if voice.silent:
-        ctx.warn("The voice clip is silent: the mouth stays shut.")
-    return voice
-
-
-def see(ctx: JobContext, request: TalkingHeadRequest, longest_side: int) -> tuple[np.ndarray, Portrait, CropTransform]:
-    """The picture, the portrait cut from it, and where it belongs. longest_side: pixels that it is read at, at most."""
+def see(ctx: JobContext, request: TalkingHeadRequest, longest_side: int) -> tuple[np.ndarray, Face]:
+    """The picture, (H, W, 3) uint8 RGB, and the face in it. longest_side: pixels that it is read at, at most."""
     limit = max(longest_side, SIDE_TO_CROP_FROM) if request.preprocess in CROP else longest_side
     picture = read_picture(ctx.input(request.portrait), limit)
     size = picture.rgb.shape[1::-1]
@@ -165,11 +101,72 @@ def see(ctx: JobContext, request: TalkingHeadRequest, longest_side: int) -> tupl
         raise NoFaceFound(f"{error} (It was {picture.notes[0]}; --longest-side keeps more of it.)") from error
     for note in (*picture.notes, *notes):
         ctx.warn(note)
-    portrait, crop = prepare_portrait(picture.rgb, face.landmarks, request.preprocess, request.size)
-    return picture.rgb, portrait, crop
+    return finer.finer(ctx, request, picture.rgb, face)
 
 
-def motion_options(ctx: JobContext, request: TalkingHeadRequest, voice: Voice) -> MotionOptions:
+def move(ctx: JobContext, request: TalkingHeadRequest, engine: Engine, identity: Any) -> dict[str, float]:
+    """Leave the motion in the job's folder, so that the voice is never heard again. Returns seconds per stage."""
+    clock = Stopwatch()
+    with clock.stage("voice"):
+        ctx.progress(0.01, "listening to the voice")
+        heard = hear(ctx, request, engine)
+    seconds = request.idle if heard is None else heard.seconds
+    frames = max(1, round(seconds * request.fps))
+    with clock.stage("reference"):
+        seen = {name: watch(ctx, request, engine, name, seconds) for name in ("reference_blink", "reference_pose")}
+    with clock.stage("motion"):
+        ctx.progress(0.02, "turning speech into movement")
+        options = motion_options(ctx, request, frames, seen["reference_blink"], seen["reference_pose"])
+        motion = engine.motion(heard, identity, options, lambda _share: stop_if_cancelled(ctx))
+    with ctx.file(MOTION) as path, path.open("wb") as file:
+        np.save(file, motion.values)
+    return clock.seconds
+
+
+def hear(ctx: JobContext, request: TalkingHeadRequest, engine: Engine) -> Heard | None:
+    """The voice as the engine hears it; None when there is none."""
+    longest = ctx.settings.max_voice_minutes * 60
+    if request.voice is None:
+        if request.idle > longest:
+            raise InvalidRequest(f"{request.idle:g} seconds are longer than {longest:g}, the most that is allowed. Choose less.")
+        return None
+    voice = listen(ctx.input(request.voice), longest, engine.ear(), lambda: ctx.cancelled)
+    if voice.silent:
+        ctx.warn("The voice clip is silent: the mouth stays shut.")
+    return voice
+
+
+def watch(ctx: JobContext, request: TalkingHeadRequest, engine: Engine, name: str, seconds: float) -> np.ndarray | None:
+    """The movement in a reference video, as much of it as the clip lasts; None when there is no such video.
+
+    It is left in the job's folder: looking at a film takes as long as many frames take to render.
+    """
+    film = getattr(request, name)
+    if film is None:
+        return None
+    kept, most = ctx.folder / f"{film}.npy", max(2, round(seconds * MOTION_FPS))
+    if not kept.exists():
+        with ctx.file(kept.name) as path, path.open("wb") as file:
+            np.save(file, engine.watch(watched(ctx, islice(clips.frames(ctx.input(film), MOTION_FPS), most))))
+    return np.load(kept)
+
+
+def watched(ctx: JobContext, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The frames, with word of each, as long as the job goes on."""
+    for number, frame in enumerate(frames, 1):
+        stop_if_cancelled(ctx)
+        ctx.progress(0.015, f"watching frame {number} of the reference video")
+        yield frame
+
+
+def stop_if_cancelled(ctx: JobContext) -> None:
+    if ctx.cancelled:
+        raise Cancelled(STOPPED)
+
+
+def motion_options(
+    ctx: JobContext, request: TalkingHeadRequest, frames: int, lids: np.ndarray | None, head: np.ndarray | None
+) -> MotionOptions:
     return MotionOptions(
         seed=ctx.seed,
         pose_style=request.pose_style,
@@ -177,5 +174,10 @@ def motion_options(ctx: JobContext, request: TalkingHeadRequest, voice: Voice) -
         blink=request.blink,
         expression_scale=request.expression_scale,
         fps=request.fps,
-        frames=max(1, round(voice.seconds * request.fps)),
+        frames=frames,
+        yaw=degrees(request.yaw),
+        pitch=degrees(request.pitch),
+        roll=degrees(request.roll),
+        blink_like=lids,
+        pose_like=head,
     )

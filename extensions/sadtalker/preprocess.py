@@ -1,4 +1,5 @@
-"""Cuts the head out of the photo as the preprocess mode says, at the scale of the output. Never stretches, never moves files."""
+"""Cuts the head out of the photo as the preprocess mode says, for the built-in engine: at the scale of the output. Never
+stretches, never moves files."""
 
 from __future__ import annotations
 
@@ -19,13 +20,17 @@ MARGIN = 0.18  # of the view, kept round it so that moving uncovers real pixels
 class CropTransform:
     """Where the rendered frame belongs.
 
-    source: the part of the picture that the canvas shows; scale: canvas pixels per picture pixel;
+    source: the part of the picture that a frame shows; scale: canvas pixels per picture pixel;
     whole:  True when frames go back into the picture (at `source`), False when they are the video themselves.
+    alone:  True when an engine saw the head alone: what lies round it in the picture must be made to follow it.
+    video:  (width, height) of the video when that is not the frames' own, nor the picture's.
     """
 
     source: Box
     scale: float
     whole: bool
+    alone: bool = False
+    video: tuple[int, int] | None = None
 
 
 def prepare_portrait(picture: np.ndarray, landmarks: np.ndarray, mode: str, size: int) -> tuple[Portrait, CropTransform]:

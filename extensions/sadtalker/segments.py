@@ -29,12 +29,20 @@ FRAMES_AHEAD = 8
 
 @dataclass(frozen=True)
 class Clip:
-    """What is to be rendered. render: the frames from a given one on, see Engine.render; size: their (width, height)."""
+    """What is to be rendered.
+
+    render: the frames from a given one on, see Engine.render; size: their (width, height).
+    name:   of its segments' files, see join.segment_name; stage: what watchers are told, before "7 of 50".
+    share:  the part of the job's progress that it is.
+    """
 
     render: Callable[[int], Iterator[np.ndarray]]
     size: tuple[int, int]
     fps: float
     frames: int
+    name: str = "segment"
+    stage: str = "rendering frame"
+    share: tuple[float, float] = (0.03, 0.99)
 
     @property
     def spans(self) -> list[range]:
@@ -63,7 +71,8 @@ class Segments:
         """
         begun, done = time.perf_counter(), 0
         if not self._ctx.cancelled:
-            with self._ctx.file(segment_name(index)) as path, VideoWriter(path, self._clip.size, self._clip.fps) as video:
+            name = segment_name(index, self._clip.name)
+            with self._ctx.file(name) as path, VideoWriter(path, self._clip.size, self._clip.fps) as video:
                 done = self._fill(video, self._spans[index])
         return {"frames": done, "seconds": round(time.perf_counter() - begun, 3)}
 
@@ -72,8 +81,8 @@ class Segments:
             if self._ctx.cancelled and video.written:
                 break
             video.write(self._ahead.popleft() if self._ahead else self._rendered(number))
-            done, total = number + 1, self._clip.frames
-            self._ctx.progress(0.03 + 0.96 * done / total, f"rendering frame {done} of {total}")
+            done, total, (low, high) = number + 1, self._clip.frames, self._clip.share
+            self._ctx.progress(low + (high - low) * done / total, f"{self._clip.stage} {done} of {total}")
         video.end()
         # Its last frames take the encoder a moment: time in which the next segment's first ones can be rendered.
         while video.busy and not self._ctx.cancelled and len(self._ahead) < FRAMES_AHEAD:

@@ -1,4 +1,4 @@
-"""The SadTalker tab: portrait and voice in, talking video out. The only file of this extension that imports Gradio.
+"""The SadTalker tab: portrait and voice in, talking video out. Its options are in tabs/.
 
 Asks the job service for everything; a closed tab stops nothing, and one that is opened again finds its job.
 """
@@ -12,19 +12,12 @@ from typing import Any
 
 import gradio as gr
 
-from extensions.sadtalker.jobs import KIND, TalkingHeadRequest
+from extensions.sadtalker.jobs import KIND
+from extensions.sadtalker.tabs import options
+from extensions.sadtalker.tabs.options import Options
+from extensions.sadtalker.tabs.used import table
 from webui.plugin_api import Artifact, InvalidRequest, Job, MediaError, Panel, Studio
 
-PLAIN = ("preprocess", "still", "pose_style", "expression_scale")
-ADVANCED = ("engine", "size", "blink", "fps", "seed", "face")
-FRAMINGS = (
-    "value_preprocess_crop", "value_preprocess_extcrop", "value_preprocess_resize", "value_preprocess_full",
-    "value_preprocess_extfull",
-)  # fmt: skip
-STAGES = (
-    "used_seconds_face", "used_seconds_prepare", "used_seconds_voice", "used_seconds_motion", "used_seconds_first_preview",
-    "used_seconds_render", "used_seconds_total",
-)  # fmt: skip
 EXAMPLES = Path(__file__).parent / "examples"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 SOUNDS = (".wav", ".mp3", ".ogg", ".opus", ".flac", ".m4a")
@@ -41,13 +34,11 @@ class Widgets:
     voice: gr.Audio
     other_voice: gr.UploadButton
     examples: gr.Dataset
-    options: dict[str, Any]
-    advanced: gr.Accordion
-    dice: gr.Button
+    options: Options
 
     @property
     def inputs(self) -> list[Any]:
-        return [self.portrait, self.voice, *self.options.values()]
+        return [self.portrait, self.voice, *self.options.fields.values()]
 
 
 def build(studio: Studio) -> None:
@@ -56,11 +47,11 @@ def build(studio: Studio) -> None:
         with gr.Column(scale=6, min_width=320):
             sources = _sources(studio)
             examples = _examples(studio)
-            options = _options(studio)
+            chosen = options.build(studio)
             studio.drop_zone()
         with gr.Column(scale=5, min_width=320, elem_id="sadtalker-result"):
             panel = _results(studio)
-    Events(studio, Widgets(**sources, examples=examples, **options), panel).connect()
+    Events(studio, Widgets(**sources, examples=examples, options=chosen), panel).connect()
 
 
 def example_pairs(folder: Path) -> list[list[str]]:
@@ -105,37 +96,32 @@ def _examples(studio: Studio) -> gr.Dataset:
     )
 
 
-def _options(studio: Studio) -> dict[str, Any]:
-    with gr.Group():
-        options = studio.widgets(TalkingHeadRequest, PLAIN)
-        options["preprocess"].choices = [(studio.text(key), key.removeprefix("value_preprocess_")) for key in FRAMINGS]
-    with gr.Accordion(studio.text("advanced"), open=False, elem_id="sadtalker-advanced") as advanced:
-        options |= studio.widgets(TalkingHeadRequest, ADVANCED)
-        dice = gr.Button(studio.text("dice"), size="sm", elem_id="sadtalker-dice")
-    return {"options": options, "advanced": advanced, "dice": dice}
-
-
 def _results(studio: Studio) -> Panel:
     controls = gr.Column()
     video = gr.Video(
         label=studio.text("result"), interactive=False, visible=False, elem_id="sadtalker-video", buttons=["download"]
     )
     download = gr.DownloadButton(studio.text("download"), visible=False, elem_id="sadtalker-download")
+    points = gr.Video(
+        label=studio.text("result_points"), interactive=False, visible=False, elem_id="sadtalker-points", buttons=["download"]
+    )
     with gr.Accordion(studio.text("used"), open=True, visible=False, elem_id="sadtalker-used") as used_box:
         used = gr.HTML()
 
     def show(job: Job, visitor: gr.Request) -> dict[Any, Any]:
         # A file that was removed by hand is not among the artifacts.
-        path = str(studio.hand_out(job.result.artifacts[0])) if job.result and job.result.artifacts else None
+        files = [str(studio.hand_out(file)) for file in job.result.artifacts] if job.result else []
+        path, beside = [*files, None, None][:2]
         return {
             video: gr.update(value=path, visible=path is not None),
             download: gr.update(value=path, visible=path is not None),
-            used: _used(studio, job, visitor),
+            points: gr.update(value=beside, visible=beside is not None),
+            used: table(studio, job, visitor),
             used_box: gr.update(visible=path is not None),
         }
 
     with controls:
-        return studio.run_panel("sadtalker", outputs=[video, download, used, used_box], show=show)
+        return studio.run_panel("sadtalker", outputs=[video, download, points, used, used_box], show=show)
 
 
 @dataclass(frozen=True)
@@ -152,10 +138,13 @@ class Events:
         panel.connect(widgets.inputs, self.request, kinds=[KIND])
         sources = [widgets.portrait, widgets.voice]
         panel.start_on(widgets.examples.click, [widgets.examples, *widgets.inputs], self.example, sources)
-        widgets.dice.click(None, outputs=widgets.options["seed"], js=DICE, api_visibility="private", show_progress="hidden")
+        chosen, size = widgets.options, widgets.options.fields["size"]
+        at_once: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        chosen.dice.click(None, outputs=chosen.fields["seed"], js=DICE, **at_once)
+        gr.on([self.studio.page.load, size.change], chosen.list_files, size, chosen.listed, queue=False, **at_once)
         widgets.other_portrait.upload(self.show_portrait, widgets.other_portrait, widgets.portrait, **loading)
         widgets.other_voice.upload(self.show_voice, widgets.other_voice, widgets.voice, **loading)
-        self.studio.offer_form(KIND, [*widgets.inputs, widgets.advanced], self.fill, title="kind")
+        self.studio.offer_form(KIND, [*widgets.inputs, *chosen.folds], self.fill, title="kind")
         self.studio.accept_picture("send_sadtalker", [widgets.portrait], self.take_picture)
 
     def request(self, values: dict[Any, Any], visitor: gr.Request) -> tuple[str, dict[str, Any]]:
@@ -193,57 +182,22 @@ class Events:
         """The form with these settings; a portrait or voice that is not among them is left for the visitor to choose."""
         widgets, get = self.widgets, self.studio.artifacts.get
         portrait = voice = None
-        if "voice" in request:
+        if request.get("voice"):
             voice = str(self.studio.stand_in(get(request["voice"])))
         if "portrait" in request:
             try:
                 portrait = str(self.studio.shown_picture(get(request["portrait"])))
             except MediaError as error:  # the reason for which a job failed
                 self.studio.tell(self.studio.told(str(error), visitor), warning=True)
-        options = {widget: "" if request[name] is None else request[name] for name, widget in widgets.options.items()}
-        return {widgets.portrait: portrait, widgets.voice: voice, widgets.advanced: gr.update(open=True), **options}
+        return {widgets.portrait: portrait, widgets.voice: voice, **widgets.options.filled(request)}
 
 
 def _request(studio: Studio, widgets: Widgets, values: dict[Any, Any], visitor: gr.Request) -> dict[str, Any]:
     """The request as the visitor filled it in. Raises InvalidRequest when portrait or voice is missing."""
-    for source, sentence in ((widgets.portrait, "no_portrait"), (widgets.voice, "no_voice")):
-        if not values[source]:
-            raise InvalidRequest(studio.say(sentence, visitor))
-    given = {name: values[widget] for name, widget in widgets.options.items() if values[widget] not in (None, "")}
-    portrait, voice = (studio.original(values[widget]) for widget in (widgets.portrait, widgets.voice))
-    return given | {"portrait": portrait.id, "voice": voice.id}
-
-
-def _used(studio: Studio, job: Job, visitor: gr.Request) -> str:
-    """The table of how the video was made."""
-    if job.result is None or not job.result.artifacts:
-        return ""
-    data, options = job.result.data, job.request.model_dump()
-    shown = {
-        "field_engine": data["engine"],
-        "used_engine_reason": studio.told(data["engine_reason"], visitor),
-        "field_preprocess": studio.say(f"value_preprocess_{options['preprocess']}", visitor),
-        "field_still": _yes_or_no(studio, options["still"], visitor),
-        "field_pose_style": options["pose_style"],
-        "field_expression_scale": f"{options['expression_scale']:g}",
-        "field_blink": _yes_or_no(studio, options["blink"], visitor),
-        "field_size": options["size"],
-        "field_face": options["face"],
-        "field_seed": data["seed"],
-        "used_video_size": " × ".join(str(side) for side in data["size"]),
-        "used_frames": data["frames"],
-        "field_fps": f"{data['fps']:g}",
-        "used_seconds": _seconds(studio, data["seconds"], visitor),
-        "used_file": job.result.artifacts[0].name,
-    }
-    rows = {studio.say(key, visitor): value for key, value in shown.items() if value is not None}
-    return studio.facts(rows, job.warnings)
-
-
-def _seconds(studio: Studio, seconds: dict[str, float], visitor: gr.Request) -> str:
-    known = {key: seconds.get(key.removeprefix("used_seconds_")) for key in STAGES}
-    return ", ".join(f"{studio.say(key, visitor)} {value:.1f}" for key, value in known.items() if value is not None)
-
-
-def _yes_or_no(studio: Studio, choice: bool, visitor: gr.Request) -> str:
-    return studio.say("yes", visitor) if choice else studio.say("no", visitor)
+    given = widgets.options.asked(values)
+    if not values[widgets.portrait]:
+        raise InvalidRequest(studio.say("no_portrait", visitor))
+    if not values[widgets.voice] and "idle" not in given:
+        raise InvalidRequest(studio.say("no_voice", visitor))
+    files = {"portrait": values[widgets.portrait], "voice": values[widgets.voice]}
+    return given | {name: studio.original(path).id for name, path in files.items() if path}

@@ -27,21 +27,47 @@ COEFFICIENTS = (
     "shift_x",  # inter-ocular distances, positive to the right
     "shift_y",  # inter-ocular distances, positive down
 )
-"""Names of the columns of Motion.values, in order."""
+"""The columns of the built-in engine's motion, in order."""
+
+HEAD = ("yaw", "pitch", "roll", "shift_x", "shift_y")
+"""Columns that the motion of every engine has, in the units above: HeadMotion's fields."""
+
+
+@dataclass(frozen=True)
+class HeadMotion:
+    """How the head of one frame is turned and moved against that of the photo.
+
+    yaw, pitch, roll: degrees, positive turns to the picture's right, nods down, and is clockwise as seen.
+    shift_x, shift_y: inter-ocular distances of the photo, positive to the right and down.
+    """
+
+    yaw: float = 0.0
+    pitch: float = 0.0
+    roll: float = 0.0
+    shift_x: float = 0.0
+    shift_y: float = 0.0
 
 
 @dataclass(frozen=True)
 class Motion:
-    """How the face moves. values: (T, len(COEFFICIENTS)) float32, a row per frame; fps: frames per second."""
+    """How the face moves. values: (T, len(columns)) float32, a row per frame of the video; fps: frames per second.
+
+    columns: their names, which are the engine's own affair but for those of HEAD.
+    """
 
     values: np.ndarray
     fps: float = MOTION_FPS
+    columns: tuple[str, ...] = COEFFICIENTS
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self.values[:, COEFFICIENTS.index(name)]
+        return self.values[:, self.columns.index(name)]
+
+    def head(self, frame: int) -> HeadMotion:
+        """Where the head is in that frame."""
+        return HeadMotion(*(float(self[name][frame]) for name in HEAD))
 
 
 @dataclass(frozen=True)
@@ -85,7 +111,7 @@ class Portrait:
 
 @dataclass(frozen=True)
 class Voice:
-    """Speech as the engines hear it; the sound file itself goes to the encoder untouched.
+    """Speech as the built-in engine hears it; the sound file itself goes to the encoder untouched.
 
     log_mel: (N, 80) float16, natural log of mel energies, 100 rows per second, 16 kHz mono. Half precision keeps
              a long voice small, and is finer (0.01) than any ear.
@@ -105,7 +131,12 @@ class Voice:
 
 @dataclass(frozen=True)
 class MotionOptions:
-    """What of a request concerns motion; see TalkingHeadRequest for the bounds."""
+    """What of a request concerns motion; see TalkingHeadRequest for the bounds.
+
+    frames:     of the video; None: as many as the voice lasts.
+    yaw, pitch, roll: degrees that the head takes one after another, evenly over the clip, in place of its own; () leaves it.
+    blink_like, pose_like: what Engine.watch saw in a clip, at MOTION_FPS: the lids, or the head, move as there.
+    """
 
     seed: int
     pose_style: int = 0
@@ -114,3 +145,8 @@ class MotionOptions:
     expression_scale: float = 1.0
     fps: float = MOTION_FPS
     frames: int | None = None
+    yaw: tuple[float, ...] = ()
+    pitch: tuple[float, ...] = ()
+    roll: tuple[float, ...] = ()
+    blink_like: np.ndarray | None = None
+    pose_like: np.ndarray | None = None

@@ -91,7 +91,7 @@ def settings_in(path: Path, service: JobService) -> tuple[str, dict[str, Any]] |
     if job is None or job.kind != kind:
         return found
     files = artifact_fields(service.kinds()[kind].request)
-    return kind, {name: value for name, value in job.request.model_dump().items() if name in files} | fields
+    return kind, fields | {name: value for name, value in job.request.model_dump().items() if name in files}
 
 
 def job_of(path: Path, service: JobService) -> Job | None:

@@ -3,50 +3,92 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from webui.plugin_api import ModelMissing
+from extensions.sadtalker.engines.neural import checkpoints
+from extensions.sadtalker.jobs import degrees
+from webui.plugin_api import GalateaError, InvalidRequest, ModelMissing, UnsupportedModel
 
 if TYPE_CHECKING:
     from extensions.sadtalker.engines.base import Engine
+    from extensions.sadtalker.engines.neural.checkpoints import Checkpoint
+    from extensions.sadtalker.jobs import TalkingHeadRequest
+    from webui.plugin_api import Settings
 
-CHECKPOINTS = ("*.safetensors", "*.pth.tar", "*.pth")
+BUILTIN, SADTALKER = "builtin", "sadtalker"
+
+LITE = "SadTalker's networks need the full installation, and this is the small one"
+
+_FILES = ("*.safetensors", "*.pth.tar", "*.pth")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine by name, and the reason in words."""
+    """An engine by name, and the reason in words. checkpoint: the files that it draws with, of SadTalker's networks."""
 
     name: str
     reason: str
+    checkpoint: Checkpoint | None = None
 
 
-def choose(asked: str, models_dir: Path) -> Choice:
-    """asked: "auto", "builtin" or "sadtalker". Raises ModelMissing when SadTalker's networks are asked for and cannot run."""
-    folder = models_dir / "SadTalker"
-    found = folder.is_dir() and any(next(folder.glob(pattern), None) for pattern in CHECKPOINTS)
-    shown = f"{models_dir.name}/SadTalker"  # a result is shown to visitors too, whom the whole path does not concern
-    if asked == "builtin":
-        return Choice("builtin", "it was asked for")
-    if asked == "sadtalker":
-        raise ModelMissing(_missing(found, folder))
-    if found:
-        return Choice("builtin", f"this version cannot run the SadTalker checkpoints in {shown} yet")
-    return Choice("builtin", f"{shown} has no SadTalker checkpoints")
+def choose(asked: str, settings: Settings, size: int) -> Choice:
+    """asked: "auto", "builtin" or "sadtalker"; size: 256 or 512. Reads no more than headers.
+
+    Raises what is wrong when SadTalker's networks are asked for and cannot run.
+    """
+    if asked == BUILTIN:
+        return Choice(BUILTIN, "it was asked for")
+    try:
+        found = _found(settings, size)
+    except GalateaError as error:
+        if asked == SADTALKER:
+            raise
+        return Choice(BUILTIN, _why_not(error, settings))
+    where = f"SadTalker's networks are in {found.folder.parent.name}/{found.folder.name}"
+    reason = "it was asked for" if asked == SADTALKER else where
+    if found.size != size:
+        reason += f"; those for {size} pixels are not there, so the head is drawn at {found.size}"
+    return Choice(SADTALKER, reason, found)
 
 
-def load(choice: Choice) -> Engine:
-    """The engine itself. Imports its modules now."""
+def load(chosen: Choice, settings: Settings, request: TalkingHeadRequest) -> Engine:
+    """The engine itself. Imports its modules now; its models are read when it is made `ready`."""
+    if chosen.checkpoint is not None:
+        from extensions.sadtalker.engines.neural.engine import NeuralEngine
+
+        full = request.preprocess in ("full", "extfull")
+        return NeuralEngine(chosen.checkpoint, settings, full, request.accuracy, request.batch_size)
     from extensions.sadtalker.engines.geometric.engine import GeometricEngine
 
-    return {"builtin": GeometricEngine}[choice.name]()
+    return GeometricEngine()
 
 
-def _missing(found: bool, folder: Path) -> str:
-    if found:
-        return f"This version of Galatea cannot run the SadTalker checkpoints in {folder} yet. Use --engine builtin or auto."
-    return (
-        f"SadTalker's models are missing. They go into {folder} (SadTalker_V0.0.2_256.safetensors or _512, and the two "
-        "mapping files), and a version that can run them is needed. Use --engine builtin, which needs no models."
-    )
+def check(name: str, request: TalkingHeadRequest) -> None:
+    """Raises InvalidRequest, and says which engine can, when the request asks for what this engine cannot do."""
+    if name == SADTALKER:
+        return
+    from extensions.sadtalker.engines.geometric.posing import refused
+
+    if reason := refused(degrees(request.yaw), degrees(request.pitch), degrees(request.roll)):
+        raise InvalidRequest(f"{reason} Choose less, or the engine sadtalker with its networks in models/SadTalker.")
+    if request.batch_size is not None:
+        raise InvalidRequest(
+            "The built-in engine draws one frame after another. Leave --batch-size out, or choose the engine sadtalker with its "
+            "networks in models/SadTalker."
+        )
+
+
+def _found(settings: Settings, size: int) -> Checkpoint:
+    if settings.lite:
+        raise ModelMissing(f"{LITE}. Run ./launch.sh --full to complete it, or use --engine builtin.")
+    return checkpoints.find(checkpoints.folders(settings), size)
+
+
+def _why_not(error: GalateaError, settings: Settings) -> str:
+    """A reason for the built-in engine. A result is shown to visitors too, whom whole paths do not concern."""
+    if settings.lite:
+        return LITE
+    folders = checkpoints.folders(settings)
+    if isinstance(error, UnsupportedModel) or any(next(folder.glob(one), None) for folder in folders for one in _FILES):
+        return f"SadTalker's files cannot be used: {error}"
+    return f"{folders[0].parent.name}/{folders[0].name} has no SadTalker checkpoints"

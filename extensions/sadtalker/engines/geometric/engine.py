@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from extensions.sadtalker.engines.geometric.eyes import Eye
 from extensions.sadtalker.engines.geometric.head import HeadPose
+from extensions.sadtalker.engines.geometric.hearing import Hearing, silence
 from extensions.sadtalker.engines.geometric.motion import make_motion
 from extensions.sadtalker.engines.geometric.mouth import Mouth
 from extensions.sadtalker.engines.geometric.speech import WEIGHTS
+from extensions.sadtalker.engines.geometric.watching import watch
+from extensions.sadtalker.preprocess import CropTransform, prepare_portrait
 from extensions.sadtalker.types import COEFFICIENTS, Motion, MotionOptions, Portrait, Voice
+from webui.plugin_api import face_finder
+
+if TYPE_CHECKING:
+    from extensions.sadtalker.engines.base import Tick
+    from webui.plugin_api import Face
 
 
 @dataclass(frozen=True)
@@ -31,10 +41,27 @@ class GeometricEngine:
     """Implements engines.base.Engine. Holds nothing between portraits."""
 
     name = "builtin"
+    columns = coefficients = COEFFICIENTS
+    landmarks = "dlib"
 
     @property
     def models(self) -> dict[str, str]:
         return {WEIGHTS.name: sha256(WEIGHTS.read_bytes()).hexdigest()[:12]}
+
+    def ready(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def ear(self) -> Hearing:
+        return Hearing()
+
+    def frame(self, picture: np.ndarray, face: Face, mode: str, size: int) -> tuple[Portrait, CropTransform]:
+        return prepare_portrait(picture, face.landmarks, mode, size)
+
+    def rest(self, identity: Identity) -> np.ndarray:
+        return next(self.render(identity, Motion(np.zeros((1, len(COEFFICIENTS)), np.float32))))
+
+    def watch(self, clip: Iterable[np.ndarray]) -> np.ndarray:
+        return watch(clip, face_finder())
 
     def prepare(self, portrait: Portrait) -> Identity:
         points = portrait.landmarks
@@ -48,8 +75,10 @@ class GeometricEngine:
             HeadPose.of(portrait),
         )
 
-    def motion(self, voice: Voice, identity: Identity, options: MotionOptions) -> Motion:
-        return make_motion(voice, options)
+    def motion(
+        self, heard: Voice | None, identity: Identity, options: MotionOptions, tick: Tick = lambda _share: None
+    ) -> Motion:
+        return make_motion(heard or silence((options.frames or 1) / options.fps), options)
 
     def render(self, identity: Identity, motion: Motion, start: int = 0) -> Iterator[np.ndarray]:
         face = identity.canvas.copy()

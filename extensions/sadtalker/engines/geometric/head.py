@@ -37,13 +37,9 @@ class HeadPose:
         frame = FaceFrame.of(landmarks)
         grid = Grid(view, GRID_STEP)
         at, face = frame.to_face(grid.nodes), frame.to_face(landmarks)
-        jaw = face[:17]
-        centre = (jaw[:, 0].min() + jaw[:, 0].max()) / 2
-        half_width = 1.22 * (jaw[:, 0].max() - jaw[:, 0].min()) / 2
+        centre, half_width = _sides(face)
         x, y = at[..., 0] - centre, at[..., 1]
-        depth = HEAD_DEPTH * np.clip(1 - np.square(x / half_width) - np.square((y - 0.1) / HEAD_HALF_HEIGHT), 0, None)
-        nose = at - face[30]
-        depth += NOSE_DEPTH * _bump(nose + (0, 0.1), 0.22, 0.34)
+        depth = head_depth(at, face)
         away = np.hypot(x / (1.25 * half_width), y / 2.1)
         weight = 1 - smoothstep(away, STIFF, FREE * portrait.reach)
         weight *= smoothstep(_to_border(grid.nodes, portrait.canvas.shape) / frame.iod, 0.0, BORDER)
@@ -68,6 +64,27 @@ class HeadPose:
         moved[..., 1:] -= BROW_LIFT * brow * self.brows
         displacement = self.frame.vectors(moved).astype(np.float32)
         return self.grid.backward_map(displacement)
+
+
+def head_depth(at: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """How far (..., 2) points of the head lie towards the viewer. All in face units; face: the 68 landmarks."""
+    centre, half_width = _sides(face)
+    x, y = at[..., 0] - centre, at[..., 1]
+    depth = HEAD_DEPTH * np.clip(1 - np.square(x / half_width) - np.square((y - 0.1) / HEAD_HALF_HEIGHT), 0, None)
+    return depth + NOSE_DEPTH * _bump(at - face[30] + (0, 0.1), 0.22, 0.34)
+
+
+def about_pivot(at: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """(..., 3) points of the head as it is turned: across, down, and towards the viewer, about the pivot of its roll."""
+    centre, _ = _sides(face)
+    return np.stack([at[..., 0] - centre, at[..., 1] - NECK_PIVOT, head_depth(at, face)], -1)
+
+
+def _sides(face: np.ndarray) -> tuple[float, float]:
+    """Where the middle of the head is across, and half its width."""
+    jaw = face[:17]
+    low, high = jaw[:, 0].min(), jaw[:, 0].max()
+    return (low + high) / 2, 1.22 * (high - low) / 2
 
 
 def _bump(at: np.ndarray, width: float, height: float) -> np.ndarray:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from extensions.sadtalker.engines.geometric.posing import posed
 from extensions.sadtalker.engines.geometric.speech import MOUTH, decibels, mouth, smooth, smoothstep
-from extensions.sadtalker.types import COEFFICIENTS, Motion, MotionOptions, Voice
+from extensions.sadtalker.engines.geometric.watching import lids
+from extensions.sadtalker.types import COEFFICIENTS, HEAD, Motion, MotionOptions, Voice
 
-POSE = ("yaw", "pitch", "roll", "shift_x", "shift_y")
 STYLES = 46
 
 RATE = 50
@@ -175,9 +176,9 @@ def ease(grid: np.ndarray, seconds: float) -> np.ndarray:
 
 
 def head(grid: np.ndarray, seconds: float, rhythm: Rhythm, style: PoseStyle, rng: np.random.Generator) -> np.ndarray:
-    """(rows, 5): the columns of POSE."""
+    """(rows, 5): the columns of HEAD."""
     own = (1.0 - style.sway) * _held_poses(grid, style, rhythm, rng) + style.sway * _swing(grid, style, rng)
-    pose = np.zeros((len(grid), len(POSE)))
+    pose = np.zeros((len(grid), len(HEAD)))
     pose[:, :3] = own * (style.yaw, style.pitch, style.roll)
     pose[:, :3] += (style.yaw_leaning, style.pitch_leaning, style.roll_leaning)
     pose[:, 1] += bumps(grid, rhythm.accents + _HEAD_FOLLOWS, style.nod * rhythm.strengths, 0.17)
@@ -293,15 +294,16 @@ def make_motion(voice: Voice, options: MotionOptions) -> Motion:
         put(name, column)
     brow = brows(grid, rhythm, style, brow_rng) * ease(grid, seconds) * options.expression_scale
     put("brow", np.clip(np.interp(times, grid, brow), -1.0, 1.0))
-    if options.blink:
+    if options.blink_like is not None:
+        put("blink", lids(options.blink_like, times))
+    elif options.blink:
         put("blink", blinks(times, options.fps, blink_times(seconds, rhythm, lid_rng), lid_rng))
     look = gaze(times, seconds, gaze_rng)
-    if not options.still:
-        pose = head(grid, seconds, rhythm, style, head_rng)
-        for name, column in zip(POSE, pose.T, strict=True):
-            put(name, np.interp(times, grid, column))
-        # Eyes stay with the camera while the head turns, in part.
-        look -= 0.35 * np.radians(values[:, [COEFFICIENTS.index("yaw"), COEFFICIENTS.index("pitch")]])
+    moved = posed(options, times, lambda: head(grid, seconds, rhythm, style, head_rng), grid)
+    for name, column in zip(HEAD, moved.T, strict=True):
+        put(name, column)
+    # Eyes stay with the camera while the head turns, in part.
+    look -= 0.35 * np.radians(values[:, [COEFFICIENTS.index("yaw"), COEFFICIENTS.index("pitch")]])
     put("gaze_x", np.clip(look[:, 0], -GAZE_LIMIT, GAZE_LIMIT))
     put("gaze_y", np.clip(look[:, 1], -GAZE_LIMIT, GAZE_LIMIT))
     return Motion(values, options.fps)
