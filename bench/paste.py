@@ -1,9 +1,10 @@
 """Putting a rendered head back into its photo: milliseconds a frame, against the seamlessClone per frame that it replaces.
 
-    python -m bench.paste [PICTURE ...]
+    python -m bench.paste [--side 1024] [PICTURE ...]
 
-Each picture (the shipped examples unless files are named) is brought to 1024 pixels on its shorter side; the frames are its
-own square, turned a little. Time is that on the processor, on one core; a busy machine makes both slower: compare by their ratio.
+Each picture (the shipped examples unless files are named) is brought to as many pixels as a square of that side has, and once
+more cut down to the head, which then fills it; the frames are its own square, turned a little. Time is that on the processor,
+on one core; a busy machine makes both slower: compare by their ratio.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from webui.faces import face_finder
 from webui.pictures import read_picture
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "extensions" / "sadtalker" / "examples"
-SIDE = 1024
 FRAMES = 24
 
 
@@ -53,10 +53,18 @@ def milliseconds(one: Callable[[int], object], count: int) -> float:
     return statistics.median(taken)
 
 
-def measure(path: Path) -> None:
-    picture = read_picture(path).rgb
-    scale = SIDE / min(picture.shape[:2])
-    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+def close_up(picture: np.ndarray) -> np.ndarray:
+    """The head with little round it."""
+    height, width = picture.shape[:2]
+    return picture[head_box(face_finder().find(picture)[0].landmarks, 1.1, width, height).slices]
+
+
+def brought_to(side: int, picture: np.ndarray) -> np.ndarray:
+    scale = side / np.sqrt(picture.shape[0] * picture.shape[1])
+    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+
+
+def measure(name: str, picture: np.ndarray) -> None:
     landmarks = face_finder().find(picture)[0].landmarks
     height, width = picture.shape[:2]
     for mode, wider in (("full", 1.0), ("extfull", 1.2)):
@@ -70,7 +78,7 @@ def measure(path: Path) -> None:
             ours = milliseconds(lambda k, p=paste, f=frames, h=heads: p.put(f[k], h[k]), FRAMES)
             theirs = milliseconds(lambda k, f=frames, at=place: clone(picture, f[k], at), 4)
             print(
-                f"{path.stem:<16} {width}x{height} {mode:<8} {size} in {place.width}x{place.height}: "
+                f"{name:<24} {width}x{height} {mode:<8} {size} in {place.width}x{place.height}: "
                 f"{ours:5.1f} ms a frame, seamlessClone {theirs:6.1f} ms, ratio {ours / theirs:.3f}; made in {built:.2f} s"
             )
 
@@ -78,10 +86,13 @@ def measure(path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE")
-    pictures = parser.parse_args().pictures or sorted(EXAMPLES.glob("*.jpg"))
+    parser.add_argument("--side", type=int, default=1024, help="of the square whose number of pixels the pictures have")
+    given = parser.parse_args()
     cv2.setNumThreads(1)
-    for path in pictures:
-        measure(path)
+    for path in given.pictures or sorted(EXAMPLES.glob("*.jpg")):
+        picture = read_picture(path).rgb
+        measure(path.stem, brought_to(given.side, picture))
+        measure(f"{path.stem}, close up", brought_to(given.side, close_up(picture)))
 
 
 if __name__ == "__main__":

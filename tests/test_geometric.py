@@ -7,9 +7,9 @@ import pytest
 
 from extensions.sadtalker.composite import composite
 from extensions.sadtalker.engines.geometric.engine import GeometricEngine, render_frame
-from extensions.sadtalker.engines.geometric.warp import Grid, curve, thin_plate
 from extensions.sadtalker.preprocess import prepare_portrait
 from extensions.sadtalker.types import COEFFICIENTS, Box, Motion
+from extensions.sadtalker.warp import Grid, curve, thin_plate
 from webui.faces import face_finder
 from webui.pictures import read_picture
 

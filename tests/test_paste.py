@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from extensions.sadtalker.engines.geometric.engine import GeometricEngine, render_frame
-from extensions.sadtalker.engines.geometric.face import FaceFrame
+from extensions.sadtalker.face import FaceFrame
 from extensions.sadtalker.paste import Paste, match_colours
 from extensions.sadtalker.preprocess import head_box
 from extensions.sadtalker.silhouette import NOT_FOUND, find_silhouette
+from extensions.sadtalker.surroundings import Surroundings
 from extensions.sadtalker.types import COEFFICIENTS, HEAD, Box, HeadMotion, Portrait
 from tests.conftest import EXAMPLES
 from webui.faces import face_finder
@@ -228,6 +229,17 @@ def test_where_nothing_moves_nothing_flickers(hopper):
 def test_the_array_is_always_the_same(pasted):
     _, network, paste = pasted
     assert paste.put(network.frame(), HeadMotion()) is paste.put(network.frame(), HeadMotion())
+
+
+def test_what_the_picture_cuts_off_moves_along_its_border(hopper):
+    """Nothing comes in from beyond it, and nothing hangs on it while the head goes on."""
+    top = round(hopper.at(0, -1.62)[1])
+    part = Photo(np.ascontiguousarray(hopper.rgb[top:]), hopper.landmarks - (0, top))
+    around = Surroundings.of(part.rgb.shape, part.landmarks, part.place)
+    turned = around.displacement(HeadMotion(roll=6.0))
+    x, y = around.grid.sample(turned, np.array([[part.at(side, 0)[0], 0.0] for side in (-0.8, 0.0, 0.8)])).T / part.face.iod
+    assert (x > 0.25).all() and (x < 0.4).all()  # 0.32 by its pose
+    assert np.abs(y).max() < 0.02
 
 
 @pytest.mark.parametrize("cut", ["top", "left", "bottom", "tight"])

@@ -44,7 +44,8 @@ class Scale:
 class Bases:
     """The ways in which a pose can be wrong, each moved by one deviation, on some raster of points.
 
-    poses: (2 h w, 5) pixels along x, then along y; splines: over the raster's rows and columns; follows: (h, w) weight.
+    poses: (2 h w, 5) pixels along x, then along y; splines: over the raster's rows and columns;
+    follows: (2, h, w) weight.
     """
 
     poses: np.ndarray
@@ -53,23 +54,25 @@ class Bases:
 
     @classmethod
     def of(cls, poses: np.ndarray, points: np.ndarray, place: Box, follows: np.ndarray) -> Bases:
-        """poses: (5, h, w, 2); points: (h, w, 2) pixels, rows and columns of a raster."""
+        """poses: (5, h, w, 2); points: (h, w, 2) pixels, rows and columns of a raster; follows: (h, w, 2)."""
         down = _splines((points[:, 0, 1] - place.top + 0.5) / place.height)
         across = _splines((points[0, :, 0] - place.left + 0.5) / place.width)
-        return cls(np.ascontiguousarray(np.moveaxis(poses, -1, 1).reshape(len(poses), -1).T), (down, across), follows)
+        columns = np.ascontiguousarray(np.moveaxis(poses, -1, 1).reshape(len(poses), -1).T)
+        return cls(columns, (down, across), np.moveaxis(follows, -1, 0))
 
     def moved(self, correction: np.ndarray) -> np.ndarray:
         """(h, w, 2) pixels."""
         down, across = self.splines
         pose, knots = correction[:POSES], correction[POSES:].reshape(2, KNOTS, KNOTS)
-        bent = (down @ knots @ across.T) * self.follows + (self.poses @ pose).reshape(2, *self.follows.shape)
+        bent = (down @ knots @ across.T) * self.follows + (self.poses @ pose).reshape(self.follows.shape)
         return np.moveaxis(bent, 0, -1)
 
     def matrix(self) -> tuple[np.ndarray, np.ndarray]:
         """(h w, n) along x and along y: what `moved` multiplies a correction with."""
-        knots = np.einsum("yi,xj->yxij", *self.splines).reshape(self.follows.size, -1) * self.follows.reshape(-1, 1)
         along_x, along_y = np.split(self.poses, 2)
-        return np.hstack([along_x, knots, 0 * knots]), np.hstack([along_y, 0 * knots, knots])
+        knots = np.einsum("yi,xj->yxij", *self.splines).reshape(len(along_x), -1)
+        x, y = self.follows.reshape(2, -1, 1) * knots
+        return np.hstack([along_x, x, 0 * y]), np.hstack([along_y, 0 * x, y])
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,9 @@ class Registration:
             for _ in range(scale.steps):
                 at = start + self.cells.moved(correction) * to_cells
                 seen = cv2.remap(shown, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-                residual = np.clip(scale.photo - seen, -SURPRISE, SURPRISE)
-                inside = ((at > MARGIN) & (at < CELLS - 1 - MARGIN)).all(-1)
-                correction += scale.gain @ (residual * inside).ravel() - scale.pull @ correction
+                inside = cv2.inRange(at, (MARGIN,) * 2, (CELLS - 1 - MARGIN,) * 2)
+                residual = np.clip(cv2.subtract(scale.photo, seen, mask=inside), -SURPRISE, SURPRISE)
+                correction += scale.gain @ residual.ravel() - scale.pull @ correction
         return guess + self.nodes.moved(correction)
 
 

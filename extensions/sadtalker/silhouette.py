@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from extensions.sadtalker.engines.geometric.face import FaceFrame
+from extensions.sadtalker.face import FaceFrame
 from extensions.sadtalker.types import Box
 
 RESOLUTION = 28

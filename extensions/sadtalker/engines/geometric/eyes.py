@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from extensions.sadtalker.engines.geometric.face import FaceFrame
 from extensions.sadtalker.engines.geometric.lines import lowest_line
-from extensions.sadtalker.engines.geometric.warp import curve, smoothstep
+from extensions.sadtalker.face import FaceFrame
 from extensions.sadtalker.types import Box
+from extensions.sadtalker.warp import curve, smoothstep
 
 LASH_LINE = 0.03  # face units above the lid's edge that travel with it as they are
 LASHES = 0.1  # face units above the edge that lashes of an open eye may reach: no skin is taken from there

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from extensions.sadtalker.engines.geometric.face import FaceFrame
-from extensions.sadtalker.engines.geometric.warp import Grid, smoothstep
+from extensions.sadtalker.face import FaceFrame
+from extensions.sadtalker.turning import NECK_PIVOT, bump, head_depth, sides
 from extensions.sadtalker.types import Portrait
+from extensions.sadtalker.warp import Grid, smoothstep
 
 GRID_STEP = 8  # pixels; the pose is smooth, so nodes this far apart cost no visible accuracy
-HEAD_HALF_HEIGHT = 1.9  # face units (distances between the eyes), as the rest here
-HEAD_DEPTH = 1.15
-NOSE_DEPTH = 0.32
-BROW_LIFT = 0.06
-NECK_PIVOT = 1.5  # down from the eyes: where the head rolls about
+BROW_LIFT = 0.06  # face units (distances between the eyes)
 STIFF, FREE = 0.95, 1.7  # the head's ellipse times these: rigid inside the first, untouched outside the second
 BORDER = 0.6  # nothing beyond the canvas is known, so movement fades this near to its border
 
@@ -37,13 +34,13 @@ class HeadPose:
         frame = FaceFrame.of(landmarks)
         grid = Grid(view, GRID_STEP)
         at, face = frame.to_face(grid.nodes), frame.to_face(landmarks)
-        centre, half_width = _sides(face)
+        centre, half_width = sides(face)
         x, y = at[..., 0] - centre, at[..., 1]
         depth = head_depth(at, face)
         away = np.hypot(x / (1.25 * half_width), y / 2.1)
         weight = 1 - smoothstep(away, STIFF, FREE * portrait.reach)
         weight *= smoothstep(_to_border(grid.nodes, portrait.canvas.shape) / frame.iod, 0.0, BORDER)
-        brows = sum(_bump(at - face[brow].mean(0) + (0, 0.06), 0.38, 0.2) for brow in (slice(17, 22), slice(22, 27)))
+        brows = sum(bump(at - face[brow].mean(0) + (0, 0.06), 0.38, 0.2) for brow in (slice(17, 22), slice(22, 27)))
         return cls(
             grid,
             np.stack([x, y - NECK_PIVOT], -1).astype(np.float32),
@@ -64,32 +61,6 @@ class HeadPose:
         moved[..., 1:] -= BROW_LIFT * brow * self.brows
         displacement = self.frame.vectors(moved).astype(np.float32)
         return self.grid.backward_map(displacement)
-
-
-def head_depth(at: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """How far (..., 2) points of the head lie towards the viewer. All in face units; face: the 68 landmarks."""
-    centre, half_width = _sides(face)
-    x, y = at[..., 0] - centre, at[..., 1]
-    depth = HEAD_DEPTH * np.clip(1 - np.square(x / half_width) - np.square((y - 0.1) / HEAD_HALF_HEIGHT), 0, None)
-    return depth + NOSE_DEPTH * _bump(at - face[30] + (0, 0.1), 0.22, 0.34)
-
-
-def about_pivot(at: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """(..., 3) points of the head as it is turned: across, down, and towards the viewer, about the pivot of its roll."""
-    centre, _ = _sides(face)
-    return np.stack([at[..., 0] - centre, at[..., 1] - NECK_PIVOT, head_depth(at, face)], -1)
-
-
-def _sides(face: np.ndarray) -> tuple[float, float]:
-    """Where the middle of the head is across, and half its width."""
-    jaw = face[:17]
-    low, high = jaw[:, 0].min(), jaw[:, 0].max()
-    return (low + high) / 2, 1.22 * (high - low) / 2
-
-
-def _bump(at: np.ndarray, width: float, height: float) -> np.ndarray:
-    """A Gaussian hill of (..., 2) points about the origin."""
-    return np.exp(-np.square(at[..., 0] / width) - np.square(at[..., 1] / height))
 
 
 def _to_border(nodes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

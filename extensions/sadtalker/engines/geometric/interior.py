@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from extensions.sadtalker.engines.geometric.face import FaceFrame
-from extensions.sadtalker.engines.geometric.warp import smoothstep
+from extensions.sadtalker.face import FaceFrame
 from extensions.sadtalker.types import Box
+from extensions.sadtalker.warp import smoothstep
 
 # Widths of the upper teeth from the middle outwards, in face units (an inter-ocular distance is about 63 mm).
 UPPER_TEETH = (0.132, 0.104, 0.112, 0.09, 0.08)

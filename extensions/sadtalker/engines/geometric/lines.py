@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from extensions.sadtalker.engines.geometric.face import FaceFrame
+from extensions.sadtalker.face import FaceFrame
 
 STEPS = 29
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from extensions.sadtalker.engines.geometric.face import LOWER_INNER, UPPER_INNER, FaceFrame
 from extensions.sadtalker.engines.geometric.interior import Interior
 from extensions.sadtalker.engines.geometric.lines import lowest_line
-from extensions.sadtalker.engines.geometric.warp import Grid, curve, smoothstep, thin_plate
+from extensions.sadtalker.face import LOWER_INNER, UPPER_INNER, FaceFrame
 from extensions.sadtalker.types import Box
+from extensions.sadtalker.warp import Grid, curve, smoothstep, thin_plate
 
 GRID_STEP = 4
 SEAM_POINTS = 41

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from extensions.sadtalker import camera
 from extensions.sadtalker.engines.geometric.watching import pose_at
 from extensions.sadtalker.types import HEAD, MotionOptions
 
@@ -27,7 +28,7 @@ def posed(options: MotionOptions, times: np.ndarray, own: Callable[[], np.ndarra
         pose = np.stack([np.interp(times, grid, column) for column in own().T], 1)
     for name in VIEW_LIMITS:
         if wished := getattr(options, name):
-            pose[:, HEAD.index(name)] = np.interp(times, np.linspace(0.0, times[-1], len(wished)), wished)
+            pose[:, HEAD.index(name)] = camera.sequence(wished, len(times))
     return pose
 
 

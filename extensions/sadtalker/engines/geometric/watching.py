@@ -11,10 +11,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from extensions.sadtalker.clips import followed
-from extensions.sadtalker.engines.geometric.face import LEFT_EYE, RIGHT_EYE, FaceFrame
-from extensions.sadtalker.engines.geometric.head import about_pivot
 from extensions.sadtalker.engines.geometric.speech import smooth, smoothstep
-from extensions.sadtalker.turning import angles
+from extensions.sadtalker.face import LEFT_EYE, RIGHT_EYE, FaceFrame
+from extensions.sadtalker.turning import about_pivot, angles
 from extensions.sadtalker.types import MOTION_FPS
 from webui.plugin_api import FaceFinder
 
