@@ -42,7 +42,7 @@ class PlainRenderer:
         name = "dense_motion_network"
         n, sides = len(volume), volume.shape[2:]
         few = F.relu(self.norm(f"{name}.norm", self.conv(f"{name}.compress", volume)))
-        grid = self.grid(sides)
+        grid = self.grid(volume)
         moved = grid - driving[:, :, None, None, None] + source[:, :, None, None, None]
         motions = torch.cat([grid.expand(n, 1, *sides, 3), moved], dim=1)
         count = motions.shape[1]
@@ -67,9 +67,10 @@ class PlainRenderer:
         return self.block(f"{name}.decoder", x)
 
     @staticmethod
-    def grid(sides: torch.Size) -> torch.Tensor:
+    def grid(volume: torch.Tensor) -> torch.Tensor:
         """(D, H, W, 3): x, y and z of each voxel, -1..1 at the outermost ones."""
-        z, y, x = torch.meshgrid(*(2 * torch.arange(n) / (n - 1) - 1 for n in sides), indexing="ij")
+        sides = (2 * torch.arange(n, device=volume.device) / (n - 1) - 1 for n in volume.shape[2:])
+        z, y, x = torch.meshgrid(*sides, indexing="ij")
         return torch.stack([x, y, z], dim=-1)
 
     @staticmethod

@@ -88,8 +88,10 @@ def pickled(path: Path, content: Mapping[str, Any]) -> Path:
     weight = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.Adam([weight], lr=1e-4)
     weight.sum().backward()
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [60, 90])  # keeps its milestones in a Counter
     optimizer.step()
-    torch.save({**content, "optimizer": optimizer.state_dict(), "epoch": 109, "note": "extra"}, path)
+    trainer = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+    torch.save({**content, **trainer, "epoch": 109, "note": "extra"}, path)
     return path
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from extensions.sadtalker.engines.neural import layout
+from extensions.sadtalker.engines.neural.checkpoints import Checkpoint
 from tests import neural_files
 
 if TYPE_CHECKING:
@@ -62,9 +63,7 @@ class SmallCheckpoint:
             self.files[net] = self.folder / name
             self.files[net].write_text(name)
 
-    @property
-    def paths(self) -> list[Path]:
-        return list(self.files.values())
+    used, paths = Checkpoint.used, Checkpoint.paths
 
     def tensors(self, net: str, *, full: bool = False, device: str = "cpu") -> dict[str, torch.Tensor]:
         return dict(tensors(net, full))

@@ -133,7 +133,8 @@ def violations(root: Path) -> list[str]:
     """One line per import that breaks a rule."""
     known = modules(root)
     all_imports = [found for name, tree in known.items() for found in imports(name, tree, known)]
-    broken = [*_between_layers(all_imports), *_of_libraries(all_imports), *_heavy_at_start(root, known, all_imports)]
+    broken = [*_between_layers(all_imports), *_of_engines(all_imports), *_of_libraries(all_imports)]
+    broken += _heavy_at_start(root, known, all_imports)
     return broken + [line for name, tree in known.items() for line in _builds_services(name, tree)]
 
 
@@ -154,6 +155,16 @@ def _rule(module: str) -> tuple[str | None, tuple[str, ...]]:
         return ".".join(parts[:2]), ("webui.plugin_api",)
     homes = [home for home in MAY_IMPORT if module == home or module.startswith(f"{home}.")]
     return (homes[0], MAY_IMPORT[homes[0]]) if homes else (None, ())
+
+
+def _of_engines(all_imports: list[Import]) -> Iterator[str]:
+    """extensions/*/engines/NAME/ is known to itself and to engines/choice.py, which makes it."""
+    for found in all_imports:
+        home = found.name.split(".")[:4]
+        if len(home) < 4 or home[2] != "engines" or home[3] in ("base", "choice"):
+            continue
+        if not found.module.startswith(".".join(home)) and found.module != ".".join([*home[:3], "choice"]):
+            yield f"{found.module}:{found.line} imports {found.name}: engines are made by choice.py"
 
 
 def _of_libraries(all_imports: list[Import]) -> Iterator[str]:
@@ -251,6 +262,8 @@ BREACHES = [
     ("webui/novelty.py", "import webui.errors", "no rule"),
     ("extensions/one/jobs.py", "from webui.errors import MediaError", "extensions.one.jobs:1 imports webui.errors"),
     ("extensions/one/jobs.py", "import extensions.two.jobs", "extensions.one.jobs:1"),
+    ("extensions/one/pipeline.py", "import extensions.one.engines.fast.engine", "engines are made by choice.py"),
+    ("extensions/one/engines/slow/engine.py", "import extensions.one.engines.fast.draw", "engines are made by choice.py"),
     ("app.py", "import extensions.one.jobs", "app:1"),
     ("webui/jobs/service.py", "import gradio", "Gradio belongs"),
     ("extensions/one/jobs.py", "import gradio as gr", "Gradio belongs"),
@@ -284,6 +297,8 @@ def test_each_rule_notices_its_breach(tmp_path: Path, path: str, code: str, expe
         ("webui/ui/shell.py", "import gradio"),
         ("extensions/one/tab.py", "import gradio"),
         ("extensions/one/tabs/first.py", "import gradio"),
+        ("extensions/one/engines/choice.py", "import extensions.one.engines.fast.engine"),
+        ("extensions/one/engines/fast/engine.py", "import extensions.one.engines.fast.draw"),
         ("extensions/one/audio.py", "import imageio_ffmpeg"),
         ("webui/jobs/cluster.py", "import ray"),
         ("extensions/one/pipeline.py", "import cv2"),

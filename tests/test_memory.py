@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,12 @@ import torch
 
 from tests import tiny
 from tests.checkpoints import networks, numbers
-from webui.devices import GIB, Device, best
+from webui.devices import GIB, Device, best, find, ran_out
 from webui.errors import InvalidRequest, OutOfMemory
 from webui.imaging.encode import Conditioner
 from webui.imaging.latents import decode
 from webui.imaging.load import no_memory
-from webui.imaging.memory import applied, attempt, ran_out
+from webui.imaging.memory import applied, attempt
 from webui.imaging.plans import KINDS, Kind, Plan, doubts, fits, lower, needs, plan
 
 SD1, SDXL = 1_070_000_000, 3_470_000_000
@@ -37,6 +39,24 @@ def card(gigabytes: float, **abilities: bool) -> Device:
 def test_this_machine_is_known():
     found = best()
     assert found.kind in ("cuda", "mps", "cpu") and found.memory > GIB and found.name
+
+
+def test_of_two_cards_each_is_known_by_its_own_abilities(monkeypatch: pytest.MonkeyPatch):
+    cards = [SimpleNamespace(name=name, total_memory=8 * GIB) for name in ("NVIDIA GeForce RTX 3060", "NVIDIA GeForce GTX 1660")]
+    now = [0]
+
+    @contextmanager
+    def on(number: int) -> Iterator[None]:
+        now[0] = number
+        yield
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", cards.__getitem__)
+    monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: now[0] == 0)
+    assert find("auto") == (Device("cuda", cards[0].name, 8 * GIB, True, True), "cuda")
+    assert find("cuda:1") == (Device("cuda", cards[1].name, 8 * GIB, False, False), "cuda:1")
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,15 @@ class TestCorruption:
             "Files were swapped or renamed: download it again."
         )
 
+    def test_upstreams_file_for_another_size(self, whole: Path):
+        """Nothing but the digest tells them apart."""
+        found = checkpoints.find([whole], 256)
+        file = found.used(full=False)[0]
+        checkpoints.check_names({file: "0" * 64})
+        checkpoints.check_names({file: next(sha for sha, name in checkpoints.RELEASED.items() if name == file.name)})
+        with pytest.raises(UnsupportedModel, match=r"256\.safetensors is in truth SadTalker_V0\.0\.2_512\.safetensors"):
+            checkpoints.check_names({file: next(sha for sha, name in checkpoints.RELEASED.items() if "512" in name)})
+
     def test_swapped_older_files(self, older: Path):
         expression, pose = older / "auido2exp_00300-model.pth", older / "auido2pose_00140-model.pth"
         expression.rename(older / "aside")

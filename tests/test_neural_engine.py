@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from extensions.sadtalker.engines.neural import camera, heads, keypoints, mel, motion, semantics  # noqa: E402
+from extensions.sadtalker import camera  # noqa: E402
+from extensions.sadtalker.engines.neural import checkpoints, heads, keypoints, mel, motion, semantics  # noqa: E402
 from extensions.sadtalker.engines.neural.engine import POINTS, NeuralEngine  # noqa: E402
 from extensions.sadtalker.turning import angles, five_points, rotation  # noqa: E402
 from extensions.sadtalker.types import COEFFICIENTS, HEAD, Motion, MotionOptions  # noqa: E402
 from tests.small_networks import SmallCheckpoint  # noqa: E402
+from webui.errors import UnsupportedModel  # noqa: E402
 from webui.faces import face_finder  # noqa: E402
 from webui.pictures import read_picture  # noqa: E402
 from webui.settings import Settings  # noqa: E402
@@ -27,7 +31,7 @@ def photo(portrait_file):
 def ready(request, tmp_path_factory, photo):
     folder = tmp_path_factory.mktemp(request.param)
     settings = Settings(models_dir=folder, device="cpu")
-    engine = NeuralEngine(SmallCheckpoint(folder), settings, request.param == "full", "exact", None)
+    engine = NeuralEngine(SmallCheckpoint(folder), settings, request.param, "exact", None)
     with engine.ready():
         yield engine, engine.prepare(engine.frame(*photo, request.param, 256)[0])
 
@@ -47,6 +51,26 @@ def test_keypoints_are_those_of_the_whole_clip_at_once(ready, asked):
     ways = {name: torch.from_numpy(camera.sequence(degrees, frames)) for name, degrees in asked_for.items()}
     expected = keypoints.moved(identity.face.canonical, seen, **ways).numpy()
     assert np.abs(made - expected).max() < 1e-4
+
+
+def test_a_file_that_upstream_released_under_another_name_is_not_drawn_with(tmp_path, monkeypatch):
+    engine = NeuralEngine(SmallCheckpoint(tmp_path), Settings(models_dir=tmp_path), "crop", "exact", None)
+    assert set(engine.models) == {"small.safetensors", "one.pth.tar"}
+    digest = hashlib.sha256((tmp_path / "small.safetensors").read_bytes()).hexdigest()
+    monkeypatch.setitem(checkpoints.RELEASED, digest, "large.safetensors")
+    with pytest.raises(UnsupportedModel, match=r"small\.safetensors is in truth large\.safetensors"):
+        NeuralEngine(SmallCheckpoint(tmp_path), Settings(models_dir=tmp_path), "crop", "exact", None).models  # noqa: B018
+
+
+@pytest.mark.parametrize("mode", ["crop", "resize"])
+def test_a_film_is_cut_as_the_photo_is(tmp_path, photo, mode):
+    """The mode resize shows the whole picture as a head shot: so is a film taken that it moves like."""
+    settings = Settings(models_dir=tmp_path, device="cpu")
+    engine = NeuralEngine(SmallCheckpoint(tmp_path), settings, mode, "exact", None)
+    with engine.ready():
+        identity = engine.prepare(engine.frame(*photo, mode, 256)[0])
+        seen = engine.watch(iter([photo[0]] * 2))
+    np.testing.assert_allclose(seen, np.repeat(identity.face.coefficients, 2, 0), rtol=1e-3, atol=0.5)
 
 
 def test_the_face_lies_in_the_picture_as_the_landmarks_say(ready):

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,16 @@ def test_what_trainers_left_in_well_known_checkpoints_does_no_harm(tmp_path: Pat
     assert named in zipfile.ZipFile(tmp_path / "a.ckpt").read("archive/data.pkl")
     assert header(tmp_path / "a.ckpt", allow_pickles=True)["b"] == Fact("F32", (5,))
     assert torch.equal(reader(tmp_path / "a.ckpt", allow_pickles=True)("b"), TENSORS["b"])
+
+
+@pytest.mark.parametrize("save", [zipped, legacy])
+def test_an_optimizers_plan_does_no_harm(tmp_path: Path, save: Any):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))])
+    plan = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5]).state_dict()
+    assert type(plan["milestones"]) is Counter
+    save(tmp_path / "a.pt", {"state_dict": TENSORS, "plan": plan, "optimizer": optimizer.state_dict()})
+    assert header(tmp_path / "a.pt", allow_pickles=True)["b"] == Fact("F32", (5,))
+    assert torch.equal(reader(tmp_path / "a.pt", allow_pickles=True)("b"), TENSORS["b"])
 
 
 def test_a_pickle_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path):

@@ -6,9 +6,11 @@ PyTorch is imported when a device is looked for, and not before.
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from webui.errors import InvalidRequest
@@ -65,10 +67,7 @@ def best() -> Device:
     import torch
 
     if torch.cuda.is_available():
-        card = torch.cuda.get_device_properties(0)
-        # NVIDIA's GTX 16 cards give numbers that are none in fp16 (A1111's modules/devices.py).
-        fp16 = "GTX 16" not in card.name
-        return Device("cuda", card.name, card.total_memory, fp16, torch.cuda.is_bf16_supported(including_emulation=False))
+        return _card(0)
     if torch.backends.mps.is_available():
         return Device("mps", "Apple GPU", _main_memory(), fp16=True)
     return Device("cpu", "CPU", _main_memory())
@@ -90,10 +89,7 @@ def find(wanted: str) -> tuple[Device, str]:
         return device, device.kind
     if kind != device.kind or (number and int(number) >= torch.cuda.device_count()):
         raise InvalidRequest(f"PyTorch finds no device {wanted} here. Choose another one with --device, such as auto.")
-    if number:
-        card = torch.cuda.get_device_properties(int(number))
-        device = replace(device, name=card.name, memory=card.total_memory)
-    return device, wanted
+    return _card(int(number)) if number else device, wanted
 
 
 def machine(settings: Settings) -> dict[str, Any]:
@@ -134,6 +130,38 @@ def unload() -> None:
     """Let go of them, each when no job uses it any more (JobKind.unload)."""
     for cache in list(_caches.values()):
         cache.unload()
+
+
+_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether it means that memory ran out, on any device. PyTorch, whose errors are RuntimeErrors, need not be imported."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
+
+
+def check_compiler(where: str) -> None:
+    """Raise InvalidRequest when PyTorch will find nothing to compile with for this device: its own error would fill pages."""
+    from torch.utils._triton import has_triton
+
+    compiler = os.environ.get("CXX") or ("cl" if sys.platform == "win32" else "c++")
+    found = shutil.which(compiler) if where == "cpu" else has_triton()
+    if not found:
+        missing = f"a C++ compiler ({compiler})" if where == "cpu" else "the package triton"
+        raise InvalidRequest(f"Compiling needs {missing}, which is not there. Install it, or leave the setting 'compile' out.")
+
+
+def _card(number: int) -> Device:
+    import torch
+
+    card = torch.cuda.get_device_properties(number)
+    # NVIDIA's GTX 16 cards give numbers that are none in fp16 (A1111's modules/devices.py).
+    fp16 = "GTX 16" not in card.name
+    with torch.cuda.device(number):
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return Device("cuda", card.name, card.total_memory, fp16, bf16)
 
 
 def _main_memory() -> int:

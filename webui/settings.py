@@ -49,7 +49,8 @@ class Settings:
     max_voice_minutes: longer voices are refused.
     allow_pickles:     read weights in pickles (.ckpt, .pt), too, as numbers only.
     precision, tf32, attention, channels_last, vae_slicing, vae_tiling, offload, compile: how Stable Diffusion is run, where
-                       that should not be chosen by what the device has ("auto", None): see imaging/plans.py.
+                       that should not be chosen by what the device has ("auto", None): see imaging/plans.py. With compile, cards
+                       draw SadTalker's fast frames by compiled blocks, too.
     nsfw_filter:       blur pictures that the safety checker flags, where its weights are in models/safety-checker.
     lite:              installed without torch: only what needs none can run.
     language:          en or zh for everybody; None follows each visitor's browser.
@@ -405,7 +406,7 @@ _OPTIONS = (
     _Option(
         "compile",
         _read_bool,
-        "compile the UNet's blocks: the first picture takes minutes, the next ones less than before",
+        "compile the UNet's blocks, and on cards those of SadTalker's renderer: what comes first takes minutes, the rest less",
         "--compile",
         only_serving=False,
     ),

@@ -16,7 +16,12 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from bench.parity.report import HEADING, Compared, Goldens, Nets, Stage, row
+
+THREADS = 2
+"""Of PyTorch, with which golden arrays were computed: among how many a convolution is shared out changes its last digits."""
 
 MODULES = ("bench.parity.motion", "bench.parity.render", "bench.parity.paste")
 
@@ -50,6 +55,7 @@ def main() -> int:
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="a folder with SadTalker's files")
     parser.add_argument("--only", nargs="+", metavar="STAGE", help="these stages alone")
     arguments = parser.parse_args()
+    torch.set_num_threads(THREADS)
     goldens = Goldens(arguments.goldens)
     there = goldens.stages
     if unknown := sorted(set(arguments.only or ()) - set(there)):

@@ -135,7 +135,7 @@ class Nets:
 
 @dataclass(frozen=True)
 class Compared:
-    """One array: its whole name, the largest absolute and relative difference, the bound, and how many values may lie past it.
+    """One array: its whole name, the largest absolute and relative difference, the bound, and how many values lie past it.
 
     past:   how many values lie past the bound.
     reason: why ours is another on purpose; "" where it must not be.
@@ -147,7 +147,6 @@ class Compared:
     relative: float
     bound: float
     past: int = 0
-    stray: int = 0
     reason: str = ""
     wrong: str = ""
 
@@ -157,23 +156,22 @@ class Compared:
 
     @property
     def within(self) -> bool:
-        return not self.wrong and self.past <= self.stray
+        return not self.wrong and not self.past
 
     @property
     def deviates(self) -> bool:
-        """Whether it differs, and may."""
-        return not self.within and bool(self.reason) and self.stage in DEVIATING
+        """Whether it differs, in numbers alone, and may."""
+        return bool(self.past) and bool(self.reason) and self.stage in DEVIATING
 
     @property
     def failed(self) -> bool:
         return not self.within and not self.deviates
 
 
-def compare(array: str, ours: Any, golden: np.ndarray, bound: float, *, stray: int = 0, deviates: str = "") -> Compared:
+def compare(array: str, ours: Any, golden: np.ndarray, bound: float, *, deviates: str = "") -> Compared:
     """Ours against the golden array of this name.
 
     ours:     an array, or a torch tensor. Numbers of both are compared in float64.
-    stray:    how many single values may lie past the bound (a threshold that rounding crosses).
     deviates: the reason why ours is another on purpose.
     """
     mine = np.asarray(ours.detach().cpu().float().numpy() if hasattr(ours, "detach") else ours)
@@ -188,7 +186,7 @@ def compare(array: str, ours: Any, golden: np.ndarray, bound: float, *, stray: i
     largest = float(difference.max())
     scale = float(np.abs(golden.astype(np.float64)).max())
     past = int((difference > bound).sum())
-    return Compared(array, largest, largest / scale if scale else largest, bound, past, stray, deviates)
+    return Compared(array, largest, largest / scale if scale else largest, bound, past, deviates)
 
 
 Stage = Callable[[Goldens, Nets], Iterator[Compared]]
@@ -197,8 +195,8 @@ Stage = Callable[[Goldens, Nets], Iterator[Compared]]
 def row(one: Compared) -> str:
     """A line of the table. Relative: to the largest value of the golden array."""
     verdict = "ok" if one.within else "differs on purpose" if one.deviates else "PAST ITS BOUND"
-    if one.within and one.past:
-        verdict += f" ({one.past} of {one.stray} stray values)"
+    if one.failed and one.past:
+        verdict += f" ({one.past} values)"
     _, _, name = one.array.partition("/")
     numbers = f"{one.absolute:<9.2e} {one.relative:<9.2e} {one.bound:<8.0e}"
     return f"{one.stage:<20} {name.removeprefix('output/'):<40} {numbers} {verdict}{f': {one.wrong}' if one.wrong else ''}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from extensions.sadtalker.ahead import ahead
 from extensions.sadtalker.composite import composite, video_size
 from extensions.sadtalker.paste import Paste
 from extensions.sadtalker.preprocess import REACH, CropTransform
@@ -84,6 +85,8 @@ class Drawing:
         begin = max(0, start - restore.REACH)
         frames = self.engine.render(self.identity, self.motion, begin)
         restored = self.restorer.faces(frames, self._places[begin:], strength=self.strength)
+        if self.restorer.device != "cpu":
+            restored = ahead(restored)
         return islice(restored, start - begin, None)
 
     def _pasted(self, frames: Iterable[np.ndarray], start: int) -> Iterator[np.ndarray]:

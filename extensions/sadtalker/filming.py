@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from extensions.sadtalker import points
 from extensions.sadtalker.drawing import Drawing
 from extensions.sadtalker.jobs import FILES, KIND, TalkingHeadRequest
 from extensions.sadtalker.join import NoSound, Parts, Soundtrack, join
-from extensions.sadtalker.segments import Clip, Segments
+from extensions.sadtalker.segments import Clip, Frames, Segments
 from webui.plugin_api import Cancelled, JobContext
 
 if TYPE_CHECKING:
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
 TITLE = "AI-generated talking head"
 
-STAGES = ("face", "prepare", "voice", "reference", "motion", "render")
+STAGES = ("face", "models", "prepare", "voice", "reference", "motion", "render")
 
 STOPPED = "The job was cancelled before the first frame was ready."
 
@@ -53,7 +51,7 @@ def film(
 ) -> tuple[tuple[Artifact, ...], int]:
     """The videos, and the number of frames: segments are rendered while the sound is encoded, then all is put together."""
 
-    def render(start: int) -> Iterator[np.ndarray]:
+    def render(start: int) -> Frames:
         for frame in drawing.frames(start):
             ctx.preview(frame)
             clock.mark("first_preview")
@@ -91,13 +89,13 @@ def show_points(
 
 def render_segments(ctx: JobContext, clip: Clip, sound: Sound, clock: Stopwatch) -> list[dict[str, Any]]:
     """A step per segment: what Segments.make says of each, up to the one in which the job was cancelled."""
-    segments = Segments(ctx, clip)
+    with closing(Segments(ctx, clip)) as segments:
 
-    def make(index: int) -> dict[str, Any]:
-        sound.settle()
-        return segments.make(index) | {"first_preview": clock.seconds.get("first_preview")}
+        def make(index: int) -> dict[str, Any]:
+            sound.settle()
+            return segments.make(index) | {"first_preview": clock.seconds.get("first_preview")}
 
-    return ctx.map(clip.name, make, range(len(clip.spans)))
+        return ctx.map(clip.name, make, range(len(clip.spans)))
 
 
 def soundtrack(ctx: JobContext, request: TalkingHeadRequest, seconds: float) -> Sound:

@@ -102,8 +102,8 @@ def _enlarged(ctx: JobContext, request: TalkingHeadRequest, picture: np.ndarray,
     with upscale.leased(
         request.background_enhancer, settings.models_dir, settings.device, allow_pickles=settings.allow_pickles
     ) as upscaler:
-        by = max(factor, float(getattr(upscaler, "scale", 1)))
+        wide, high = upscale.target_size(width, height, max(factor, float(upscaler.scale)), None, False)
         large = upscaler.to_size(
-            picture, round(width * by), round(height * by), lambda done: ctx.progress(0.01 * done, stage), lambda: ctx.cancelled
+            picture, wide, high, lambda done: ctx.progress(0.01 * done, stage), lambda: ctx.cancelled
         )
     return large if large.shape[1::-1] == size else cv2.resize(large, size, interpolation=cv2.INTER_AREA)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -93,7 +92,10 @@ class TalkingHeadRequest(BaseModel):
         "fast", description="How SadTalker's networks compute: fast is half precision where the device is quicker in it."
     )
     batch_size: int | None = Field(
-        None, ge=1, le=64, description="Frames that SadTalker's networks draw at once; empty: as many as are good for the device."
+        None,
+        ge=1,
+        le=64,
+        description="Frames that SadTalker's networks draw at once, as far as memory holds them; empty: what suits the device.",
     )
     show_landmarks: bool = Field(False, description="Make a second video: the face beside the landmarks found in each frame.")
 
@@ -119,14 +121,12 @@ def talk(ctx: JobContext, request: TalkingHeadRequest) -> JobResult:
 
 
 def warm_up() -> None:
-    """Load what every talking head needs, so that the first job does not wait for it. SadTalker's networks are not loaded ahead:
-    nobody has said yet which size, and pictures may need the memory.
-    """
-    import extensions.sadtalker.pipeline
+    """Load what every talking head needs, so that the first job does not wait for it."""
+    import extensions.sadtalker.pipeline  # noqa: F401
+    from extensions.sadtalker.engines import choice
 
     face_finder()
-    if importlib.util.find_spec("torch") is not None:
-        import extensions.sadtalker.engines.neural.engine  # noqa: F401
+    choice.preload()
 
 
 def recall(path: Path) -> dict[str, Any] | None:

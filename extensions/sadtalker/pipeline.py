@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from webui.plugin_api import (
     JobResult,
     ModelMissing,
     NoFaceFound,
+    UnsupportedModel,
     choose_face,
     face_finder,
     read_picture,
@@ -52,7 +55,10 @@ def run(ctx: JobContext, request: TalkingHeadRequest, started: float) -> JobResu
     with clock.stage("face"):
         picture, face = see(ctx, request, means["longest_side"])
     engine = begun_with(ctx, request, means)
-    with engine.ready(), finer.restorer(ctx.settings, request) as restorer:
+    with ExitStack() as held:
+        with clock.stage("models"):
+            held.enter_context(engine.ready())
+            restorer = held.enter_context(finer.restorer(ctx.settings, request))
         with clock.stage("prepare"):
             portrait, crop = engine.frame(picture, face, request.preprocess, request.size)
             scene = Scene(picture, face.landmarks, request.preprocess, portrait, crop)
@@ -75,8 +81,14 @@ def find_means(ctx: JobContext, request: TalkingHeadRequest) -> dict[str, Any]:
     not change in the middle of the clip.
     """
     chosen = choice.choose(request.engine, ctx.settings, request.size)
+    try:
+        drawing = dict(choice.load(chosen, ctx.settings, request).models)
+    except UnsupportedModel as error:  # what headers did not tell
+        if request.engine != choice.AUTO:
+            raise
+        chosen, drawing = choice.without_networks(error, ctx.settings), {}
     choice.check(chosen.name, request)
-    models = dict(choice.load(chosen, ctx.settings, request).models) | finer.models(ctx.settings, request)
+    models = drawing | finer.models(ctx.settings, request)
     return {"engine": chosen.name, "reason": chosen.reason, "models": models, "longest_side": ctx.settings.longest_side}
 
 
@@ -113,7 +125,7 @@ def move(ctx: JobContext, request: TalkingHeadRequest, engine: Engine, identity:
     seconds = request.idle if heard is None else heard.seconds
     frames = max(1, round(seconds * request.fps))
     with clock.stage("reference"):
-        seen = {name: watch(ctx, request, engine, name, seconds) for name in ("reference_blink", "reference_pose")}
+        seen = {name: watch(ctx, request, engine, name, frames) for name in ("reference_blink", "reference_pose")}
     with clock.stage("motion"):
         ctx.progress(0.02, "turning speech into movement")
         options = motion_options(ctx, request, frames, seen["reference_blink"], seen["reference_pose"])
@@ -136,15 +148,16 @@ def hear(ctx: JobContext, request: TalkingHeadRequest, engine: Engine) -> Heard 
     return voice
 
 
-def watch(ctx: JobContext, request: TalkingHeadRequest, engine: Engine, name: str, seconds: float) -> np.ndarray | None:
-    """The movement in a reference video, as much of it as the clip lasts; None when there is no such video.
+def watch(ctx: JobContext, request: TalkingHeadRequest, engine: Engine, name: str, frames: int) -> np.ndarray | None:
+    """The movement in a reference video, as much of it as so many frames of ours take; None when there is no such video.
 
     It is left in the job's folder: looking at a film takes as long as many frames take to render.
     """
     film = getattr(request, name)
     if film is None:
         return None
-    kept, most = ctx.folder / f"{film}.npy", max(2, round(seconds * MOTION_FPS))
+    # With a row behind the last frame, which lies between two of them at other rates.
+    kept, most = ctx.folder / f"{film}.npy", max(2, math.ceil((frames - 1) * MOTION_FPS / request.fps) + 1)
     if not kept.exists():
         with ctx.file(kept.name) as path, path.open("wb") as file:
             np.save(file, engine.watch(watched(ctx, islice(clips.frames(ctx.input(film), MOTION_FPS), most))))

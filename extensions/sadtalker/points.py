@@ -5,7 +5,6 @@ Every frame is looked at by itself, so one is the same wherever drawing started.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from extensions.sadtalker import clips
 from extensions.sadtalker.preprocess import head_box
+from extensions.sadtalker.segments import Frames
 from extensions.sadtalker.types import HEAD, Box, Motion
 from webui.plugin_api import Face, face_finder
 
@@ -43,7 +43,7 @@ class Shown:
     motion: Motion
     coefficients: tuple[str, ...]
 
-    def frames(self, start: int) -> Iterator[np.ndarray]:
+    def frames(self, start: int) -> Frames:
         """(SIZE[1], SIZE[0], 3) uint8 RGB, from frame `start` on."""
         finder, near = face_finder(), self._face
         for number, frame in enumerate(clips.frames(self.video, None, start=start, side=None), start):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,9 @@ FRAMES_AHEAD = 8
 """At most so many frames are rendered while an encoder finishes its segment."""
 
 
+Frames = Generator["np.ndarray", None, None]
+
+
 @dataclass(frozen=True)
 class Clip:
     """What is to be rendered.
@@ -36,7 +39,7 @@ class Clip:
     share:  the part of the job's progress that it is.
     """
 
-    render: Callable[[int], Iterator[np.ndarray]]
+    render: Callable[[int], Frames]
     size: tuple[int, int]
     fps: float
     frames: int
@@ -60,7 +63,7 @@ class Segments:
 
     def __init__(self, ctx: JobContext, clip: Clip) -> None:
         self._ctx, self._clip, self._spans = ctx, clip, clip.spans
-        self._frames: Iterator[np.ndarray] | None = None
+        self._frames: Frames | None = None
         self._ahead: deque[np.ndarray] = deque()
 
     def make(self, index: int) -> dict[str, Any]:
@@ -75,6 +78,11 @@ class Segments:
             with self._ctx.file(name) as path, VideoWriter(path, self._clip.size, self._clip.fps) as video:
                 done = self._fill(video, self._spans[index])
         return {"frames": done, "seconds": round(time.perf_counter() - begun, 3)}
+
+    def close(self) -> None:
+        """End what renders, before its models are given back."""
+        if self._frames is not None:
+            self._frames.close()
 
     def _fill(self, video: VideoWriter, span: range) -> int:
         for number in span:

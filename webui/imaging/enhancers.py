@@ -68,7 +68,7 @@ def _built(name: str, found: Found, tensors: dict[str, Tensor]) -> Any:
     try:
         return MAIN_REGISTRY.load(tensors)
     except Exception as error:  # it takes a file apart by what it expects: tensors that are not there fail in any way
-        if ran_out(error):
+        if devices.ran_out(error):
             raise
         raise UnsupportedModel(f"{name} is {found.title} of a make that is not known here. Look for another version.") from error
 
@@ -111,13 +111,6 @@ def stoppable(network: nn.Module, stopped: Callable[[], bool]) -> Iterator[None]
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def ran_out(error: BaseException) -> bool:
-    """Whether memory ran out."""
-    from webui.imaging import memory
-
-    return memory.ran_out(error)
 
 
 def too_little(what: str) -> OutOfMemory:

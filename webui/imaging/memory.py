@@ -6,16 +6,14 @@ When memory runs out, `attempt` tries again one level lower, and says what it ga
 from __future__ import annotations
 
 import gc
-import os
-import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from webui.errors import InvalidRequest, OutOfMemory
+from webui import devices
+from webui.errors import OutOfMemory
 from webui.imaging.plans import Plan, lower
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ def attempt(used: Plan, work: Callable[[Plan], T], say: Callable[[str], None]) -
         try:
             return work(used), used
         except Exception as error:
-            if not ran_out(error):
+            if not devices.ran_out(error):
                 raise
             less = lower(used)
             if less is None:
@@ -45,13 +43,6 @@ def attempt(used: Plan, work: Callable[[Plan], T], say: Callable[[str], None]) -
 
 
 _TOO_LARGE = "There is too little memory for this picture. Make it smaller, or choose a smaller model."
-_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
-
-
-def ran_out(error: BaseException) -> bool:
-    """Whether it means that memory ran out, on any device."""
-    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return known or (isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS))
 
 
 def _free() -> None:
@@ -77,24 +68,13 @@ def applied(used: Plan, model: Model) -> Iterator[None]:
 def _shape(used: Plan, unet: Any) -> None:
     compiled = [module for module in unet.modules() if module._compiled_call_impl is not None]
     if used.compile and not compiled:
-        _check_compiler(used.device)
+        devices.check_compiler(used.device)
         unet.compile_repeated_blocks()
     if not used.compile:
         for module in compiled:
             module._compiled_call_impl = None
     if used.channels_last:
         unet.to(memory_format=torch.channels_last)
-
-
-def _check_compiler(device: str) -> None:
-    """Raise InvalidRequest when PyTorch will find nothing to compile with: its own error would fill pages."""
-    from torch.utils._triton import has_triton
-
-    compiler = os.environ.get("CXX") or ("cl" if sys.platform == "win32" else "c++")
-    found = shutil.which(compiler) if device == "cpu" else has_triton()
-    if not found:
-        missing = f"a C++ compiler ({compiler})" if device == "cpu" else "the package triton"
-        raise InvalidRequest(f"Compiling needs {missing}, which is not there. Install it, or leave the setting 'compile' out.")
 
 
 @contextmanager

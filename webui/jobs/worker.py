@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from webui import devices
 from webui.artifacts import STATE
 from webui.errors import Cancelled, GalateaError, OutOfMemory, StorageError
 from webui.jobs.running import Lost, Run, RunningContext
@@ -256,15 +257,16 @@ class Worker:
         except GalateaError as error:
             log.info("Job %s (%s) failed: %s", record.id, record.kind, error)
             self._finish(run, JobState.FAILED, error=str(error), error_type=type(error).__name__)
-        except MemoryError:
-            log.exception("Job %s (%s) ran out of memory", record.id, record.kind)
-            self._finish(run, JobState.FAILED, error=OUT_OF_MEMORY, error_type=OutOfMemory.__name__)
         except Lost:
             log.warning("Job %s was given to another worker meanwhile; what was made here is not kept.", record.id)
             raise
-        except BaseException:  # even sys.exit: it would end this thread and with it every later job
-            log.exception("Job %s (%s) failed unexpectedly", record.id, record.kind)
-            self._finish(run, JobState.FAILED, error=UNEXPECTED)
+        except BaseException as error:  # even sys.exit: it would end this thread and with it every later job
+            if devices.ran_out(error):
+                log.exception("Job %s (%s) ran out of memory", record.id, record.kind)
+                self._finish(run, JobState.FAILED, error=OUT_OF_MEMORY, error_type=OutOfMemory.__name__)
+            else:
+                log.exception("Job %s (%s) failed unexpectedly", record.id, record.kind)
+                self._finish(run, JobState.FAILED, error=UNEXPECTED)
         else:
             if run.stop.is_set():
                 self._finish(run, JobState.CANCELLED, **ends)

@@ -35,9 +35,10 @@ _INERT = (
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
     "_codecs.encode",
+    "collections.Counter",
 )
-"""What the training program left in well-known checkpoints, SD 1.4's among them. It is never imported: an empty object takes its
-place."""
+"""What the training program left in well-known checkpoints, SD 1.4's among them, and plans of learning rates. It is never
+imported: an empty object takes its place."""
 
 
 class Inert:

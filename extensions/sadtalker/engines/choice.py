@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from extensions.sadtalker.engines.neural import checkpoints
 from extensions.sadtalker.jobs import degrees
-from webui.plugin_api import GalateaError, InvalidRequest, ModelMissing, UnsupportedModel
+from webui.plugin_api import GalateaError, InvalidRequest, ModelMissing, UnsupportedModel, weights_catalog
 
 if TYPE_CHECKING:
     from extensions.sadtalker.engines.base import Engine
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from extensions.sadtalker.jobs import TalkingHeadRequest
     from webui.plugin_api import Settings
 
-BUILTIN, SADTALKER = "builtin", "sadtalker"
+AUTO, BUILTIN, SADTALKER = "auto", "builtin", "sadtalker"
 
 LITE = "SadTalker's networks need the full installation, and this is the small one"
 
@@ -43,7 +45,7 @@ def choose(asked: str, settings: Settings, size: int) -> Choice:
     except GalateaError as error:
         if asked == SADTALKER:
             raise
-        return Choice(BUILTIN, _why_not(error, settings))
+        return without_networks(error, settings)
     where = f"SadTalker's networks are in {found.folder.parent.name}/{found.folder.name}"
     reason = "it was asked for" if asked == SADTALKER else where
     if found.size != size:
@@ -51,16 +53,32 @@ def choose(asked: str, settings: Settings, size: int) -> Choice:
     return Choice(SADTALKER, reason, found)
 
 
+def without_networks(error: GalateaError, settings: Settings) -> Choice:
+    """The built-in engine, because of what is wrong with SadTalker's files."""
+    return Choice(BUILTIN, _why_not(error, settings))
+
+
 def load(chosen: Choice, settings: Settings, request: TalkingHeadRequest) -> Engine:
     """The engine itself. Imports its modules now; its models are read when it is made `ready`."""
     if chosen.checkpoint is not None:
-        from extensions.sadtalker.engines.neural.engine import NeuralEngine
+        known = weights_catalog.shared(settings.models_dir, settings.allow_pickles)
+        # For files never used before, their digests (see Engine.models) take about as long as the import of PyTorch.
+        with ThreadPoolExecutor(1) as beside:
+            beside.map(known.sha256, chosen.checkpoint.paths)
+            from extensions.sadtalker.engines.neural.engine import NeuralEngine
 
-        full = request.preprocess in ("full", "extfull")
-        return NeuralEngine(chosen.checkpoint, settings, full, request.accuracy, request.batch_size)
+        return NeuralEngine(chosen.checkpoint, settings, request.preprocess, request.accuracy, request.batch_size)
     from extensions.sadtalker.engines.geometric.engine import GeometricEngine
 
     return GeometricEngine()
+
+
+def preload() -> None:
+    """Imports what SadTalker's networks need, where that is installed. Their weights are not loaded ahead: nobody has said yet
+    which size, and pictures may need the memory.
+    """
+    if importlib.util.find_spec("torch") is not None:
+        import extensions.sadtalker.engines.neural.engine  # noqa: F401
 
 
 def check(name: str, request: TalkingHeadRequest) -> None:

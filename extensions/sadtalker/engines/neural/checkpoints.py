@@ -3,6 +3,8 @@
 A file is judged by its header before anything of it is loaded: every tensor that is needed must be there in its shape. Upstream's
 files are known by their names, since nothing in them tells the one for 256 pixels from that for 512. Pickles are read as numbers
 alone. This module never writes.
+
+A file that upstream released under another name is told by its digest (`check_names`), which is only computed when it is used.
 """
 
 from __future__ import annotations
@@ -25,6 +27,14 @@ NETS = ("generator", "kp_extractor", "audio2exp", "audio2pose", "face_3drecon", 
 
 SIZES = (256, 512)
 """Sides of the pictures that there are networks for."""
+
+RELEASED = {
+    "c211f5d6de003516bf1bbda9f47049a4c9c99133b1ab565c6961e5af16477bff": "SadTalker_V0.0.2_256.safetensors",
+    "0e063f7ff5258240bdb0f7690783a7b1374e6a4a81ce8fa33456f4cd49694340": "SadTalker_V0.0.2_512.safetensors",
+    "84a8642468a3fcfdd9ab6be955267043116c2bec2284686a5262f1eaf017f64c": "mapping_00109-model.pth.tar",
+    "62a1e06006cc963220f6477438518ed86e9788226c62ae382ddc42fbcefb83f1": "mapping_00229-model.pth.tar",
+}
+"""sha256 of upstream's files and their names there (release v0.0.2-rc, as people who downloaded them have noted it)."""
 
 _NUMBERS = ("F32", "F16", "BF16", "F64")
 
@@ -97,6 +107,11 @@ class Checkpoint:
             found[name] = tensor
         return found
 
+    def used(self, *, full: bool) -> list[Path]:
+        """The files that are drawn with. full: in the modes full and extfull, which have a mapping net of their own."""
+        other = "mapping" if full else "mapping_full"
+        return list(dict.fromkeys(path for net, path in self.files.items() if net != other))
+
     @property
     def paths(self) -> list[Path]:
         """The files, each once."""
@@ -136,6 +151,18 @@ def find(places: Sequence[Path], size: int) -> Checkpoint:
                     return _checked(folder, wanted, version, needed)
                 incomplete.append(_lacking(folder, missing))
     raise ModelMissing(incomplete[0] if incomplete else _nothing(places))
+
+
+def check_names(digests: Mapping[Path, str]) -> None:
+    """Raises UnsupportedModel for a file that upstream released under another name: the keys and shapes in those for 256 and for
+    512 pixels are the same. digests: sha256 in hex by file.
+    """
+    for path, sha256 in digests.items():
+        name = RELEASED.get(sha256, path.name)
+        if name != path.name:
+            raise UnsupportedModel(
+                f"{path.name} is in truth {name}, as its sha256 tells. Files were swapped or renamed: rename it."
+            )
 
 
 def _checked(folder: Path, size: int, version: str, parts: Sequence[_Part]) -> Checkpoint:
@@ -193,8 +220,8 @@ def _sound(tensor: torch.Tensor, name: str) -> bool:
     """Whether these can be the numbers of a trained network: a download that was cut off can leave a file of full length with
     nothing in it."""
     if name.endswith("running_var"):
-        return bool((tensor > 0).all())
-    total = float(tensor.abs().sum())
+        return bool((tensor.isfinite() & (tensor >= 0)).all() and tensor.any())  # of a channel that never varies it is 0
+    total = float(tensor.flatten().norm(1))  # unlike abs().sum() without a copy of all
     return math.isfinite(total) and (total > 0 or not name.endswith(("weight", "weight_orig", "weight_u", "weight_v")))
 
 

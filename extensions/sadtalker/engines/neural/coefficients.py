@@ -36,7 +36,8 @@ def fit(image: np.ndarray, landmarks: np.ndarray | None, net: Fit) -> np.ndarray
     """The photo's row, (1, 73) float32.
 
     image:     (S, S, 3) uint8 RGB, as the networks get it.
-    landmarks: 68 iBUG points or the five of geometry.STANDARD_POINTS in it, y down; None to take the face for one in the middle.
+    landmarks: 68 iBUG points or the five of geometry.STANDARD_POINTS in it, y down; None to take the face for one in the middle,
+               as upstream does where it finds none (the studio refuses such a picture).
     """
     aligned = aligned_face(image, landmarks)
     return rows([aligned], regressed([aligned.image], net))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from extensions.sadtalker import camera
+from extensions.sadtalker.ahead import ahead
 from extensions.sadtalker.clips import followed
 from extensions.sadtalker.engines.neural import (
-    camera,
+    checkpoints,
     coefficients,
     geometry,
     heads,
@@ -28,6 +30,7 @@ from extensions.sadtalker.engines.neural import (
 )
 from extensions.sadtalker.engines.neural.hearing import Hearing, Speech
 from extensions.sadtalker.engines.neural.networks.audio import AudioToExpression
+from extensions.sadtalker.engines.neural.networks.blocks import whole_float32
 from extensions.sadtalker.engines.neural.networks.generator import Generator
 from extensions.sadtalker.engines.neural.networks.keypoints import KEYPOINTS, KeypointDetector
 from extensions.sadtalker.engines.neural.networks.mapping import MappingNet
@@ -77,29 +80,35 @@ class Identity:
 class NeuralEngine:
     """Implements engines.base.Engine.
 
-    full: for the modes full and extfull; precision: "exact" or "fast"; batch: frames drawn at once, None: as the device likes it.
+    mode: that it is for, see Engine.frame; precision: "exact" or "fast"; batch: frames drawn at once, None: as the device likes.
     """
 
     name = "sadtalker"
     columns = (*POINTS, *HEAD, *COEFFICIENTS)
     coefficients = COEFFICIENTS
 
-    def __init__(self, checkpoint: Checkpoint, settings: Settings, full: bool, precision: str, batch: int | None) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: Settings, mode: str, precision: str, batch: int | None) -> None:
         self._checkpoint, self._settings = checkpoint, settings
-        self._full, self._precision, self._batch = full, precision, batch
+        self._mode, self._full = mode, mode in ("full", "extfull")
+        self._precision, self._batch = precision, batch
         self._held: Networks | None = None
 
     @cached_property
     def models(self) -> dict[str, str]:
         known = weights_catalog.shared(self._settings.models_dir, self._settings.allow_pickles)
-        other = "mapping" if self._full else "mapping_full"
-        used = dict.fromkeys(path for net, path in self._checkpoint.files.items() if net != other)
-        return {path.name: known.sha256(path)[:12] for path in used}
+        points = landmarks.weights(self._settings)
+        used = [*self._checkpoint.used(full=self._full), *([] if points is None else [points])]
+        digests = {path: known.sha256(path) for path in used}
+        checkpoints.check_names(digests)
+        return {path.name: sha256[:12] for path, sha256 in digests.items()}
 
     @contextmanager
     def ready(self) -> Iterator[None]:
         _, where = devices.find(self._settings.device)
         with ExitStack() as stack:
+            if self._precision == "exact":
+                # For all of the job: other threads, such as that of a restorer, must not see it change between frames.
+                stack.enter_context(whole_float32())
             places = stack.enter_context(landmarks.leased(self._settings, where))
             one = self._lease(stack, where)
             self._held = Networks(
@@ -109,7 +118,7 @@ class NeuralEngine:
                 render.Nets(
                     one("mapping", MappingNet, full=self._full),
                     one("kp_extractor", KeypointDetector),
-                    one("generator", Generator, precision=self._precision),
+                    one("generator", Generator, precision=self._precision, compiled=self._compiles(where)),
                 ),
                 places,
             )
@@ -154,7 +163,7 @@ class NeuralEngine:
     def watch(self, clip: Iterable[np.ndarray]) -> np.ndarray:
         places = self._nets.places
         seen = ((frame, places.landmarks(frame, face)) for frame, face in followed(clip, face_finder()))
-        return coefficients.of_clip(seen, self._nets.fit, size=self._checkpoint.size)
+        return coefficients.of_clip(seen, self._nets.fit, size=self._checkpoint.size, whole=self._mode == "resize")
 
     def motion(
         self, heard: Speech | None, identity: Identity, options: MotionOptions, tick: Tick = lambda _share: None
@@ -177,13 +186,15 @@ class NeuralEngine:
         values = np.empty((frames, len(self.columns)), np.float32)
         for start in range(0, frames, _AT_ONCE):
             stop = min(start + _AT_ONCE, frames)
-            values[start:stop] = self._placed(identity, spoken, options, start, stop, times)
+            values[start:stop] = self._placed(identity, spoken, replace(options, frames=frames), start, stop, times)
             tick(stop / frames)
         return Motion(values, options.fps, self.columns)
 
     def render(self, identity: Identity, motion: Motion, start: int = 0) -> Iterator[np.ndarray]:
-        points = motion.values[:, : len(POINTS)].reshape(-1, KEYPOINTS, 3)
-        return render.frames(self._nets.drawing, identity.face, points, start, batch=self._batch or self._good_batch())
+        nets, points = self._nets.drawing, motion.values[:, : len(POINTS)].reshape(-1, KEYPOINTS, 3)
+        frames = render.frames(nets, identity.face, points, start, batch=self._at_a_time())
+        # On a processor the networks have all of it already.
+        return frames if nets.generator.device.type == "cpu" else ahead(frames)
 
     def _placed(
         self, identity: Identity, spoken: np.ndarray, options: MotionOptions, start: int, stop: int, times: np.ndarray | None
@@ -211,13 +222,22 @@ class NeuralEngine:
             head = heads.columns(canonical, rest, now, identity.portrait.landmarks, self._checkpoint.size)
         return np.concatenate([now[0].reshape(stop - start, -1), head, middle], 1)
 
-    def _good_batch(self) -> int:
-        """Of the device's whole memory, not of what is free: a job that goes on after a crash must draw the same batches."""
+    def _at_a_time(self) -> int:
+        """Frames that are drawn at once: as many as were asked for, else as the device likes, but no more than its memory holds.
+
+        Of its whole memory, not of what is free: a job that goes on after a crash must draw the same batches.
+        """
         device, _ = devices.find(self._settings.device)
-        if device.kind == "cpu":
-            return 1
         room = device.memory // 2 - self._checkpoint.bytes
-        return max(1, min(_MOST_AT_ONCE, room // (_FRAME_BYTES * self._checkpoint.size**2)))
+        fit = max(1, room // (_FRAME_BYTES * self._checkpoint.size**2))
+        return min(self._batch or (1 if device.kind == "cpu" else _MOST_AT_ONCE), fit)
+
+    def _compiles(self, where: str) -> bool:
+        """On cards alone, and where last digits are free."""
+        wanted = self._settings.compile and self._precision == "fast" and where.startswith("cuda")
+        if wanted:
+            devices.check_compiler(where)
+        return wanted
 
     @property
     def _nets(self) -> Networks:
@@ -228,7 +248,7 @@ class NeuralEngine:
         """A function that takes one network into memory until the stack ends."""
         checkpoint, cache = self._checkpoint, devices.models(where)
 
-        def one(net: str, kind: Any, *, full: bool = False, **how: str) -> Any:
+        def one(net: str, kind: Any, *, full: bool = False, **how: Any) -> Any:
             def load() -> tuple[Any, int]:
                 made = kind.of(checkpoint.tensors(net, full=full, device=where), **how)
                 return made, sum(part.numel() * part.element_size() for part in (*made.parameters(), *made.buffers()))

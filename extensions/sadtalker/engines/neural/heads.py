@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from extensions.sadtalker.engines.geometric.face import FaceFrame
-from extensions.sadtalker.engines.geometric.head import HEAD_DEPTH, NECK_PIVOT
-from extensions.sadtalker.turning import angles, rotation
+from extensions.sadtalker.face import FaceFrame
+from extensions.sadtalker.turning import HEAD_DEPTH, NECK_PIVOT, angles, rotation
 
 _MIDDLE = np.array([0.0, 0.35 - NECK_PIVOT, 0.9 * HEAD_DEPTH])
 """Of a face, as the built-in engine turns it: what the keypoints' middle is taken for, in face units."""

@@ -1,4 +1,7 @@
-"""The head pose and the expression of a frame put on a face's canonical keypoints."""
+"""The head pose and the expression of a frame put on a face's canonical keypoints, in upstream's order of computing.
+
+A last digit of a keypoint can decide whether a voxel of the frame moves: see networks.exact_motion.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def moved(
     """
     given = {"yaw": yaw, "pitch": pitch, "roll": roll}
     turns = [degrees(heads[name]) if angle is None else angle for name, angle in given.items()]
-    turned = canonical @ rotation(*turns).transpose(1, 2)
+    turned = torch.einsum("bmp,bkp->bkm", rotation(*turns), canonical.expand(len(heads["exp"]), -1, -1))
     # Of the translation only what lifts the head is used: the others are the camera's affair.
     lift = heads["t"][:, None] * heads["t"].new_tensor([0.0, 1.0, 0.0])
     return turned + lift + heads["exp"].unflatten(1, (-1, 3))
@@ -33,7 +36,7 @@ def moved(
 def degrees(heads: torch.Tensor) -> torch.Tensor:
     """(N, 66), how likely each of 66 steps of three degrees is, -> (N,): the angle to expect."""
     steps = torch.arange(heads.shape[1], device=heads.device, dtype=heads.dtype)
-    return heads.softmax(1) @ steps * 3 - 99
+    return (heads.softmax(1) * steps).sum(1) * 3 - 99
 
 
 def rotation(yaw: torch.Tensor, pitch: torch.Tensor, roll: torch.Tensor) -> torch.Tensor:
@@ -48,4 +51,4 @@ def rotation(yaw: torch.Tensor, pitch: torch.Tensor, roll: torch.Tensor) -> torc
             (cr, -sr, nil, sr, cr, nil, nil, nil, one),
         )
     )
-    return nod @ turn @ tilt
+    return torch.einsum("bij,bjk,bkm->bim", nod, turn, tilt)

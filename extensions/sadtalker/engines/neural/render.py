@@ -38,7 +38,8 @@ class Face:
 def prepare(nets: Nets, image: np.ndarray, coefficients: np.ndarray, *, full: bool = False) -> Face:
     """image: (S, S, 3) uint8 RGB, S 256 or 512 as the networks are for; coefficients: (1, 73), of the photo."""
     device = nets.generator.device
-    picture = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 255
+    # Times a rounded number, as scikit-image does it and so upstream; divided, a third of the numbers has another last digit.
+    picture = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() * (1 / 255)
     canonical = nets.keypoints(picture)
     heads = nets.mapping(torch.from_numpy(semantics.of_photo(coefficients, full=full)).to(device))
     return Face(coefficients, canonical, nets.generator.source(picture, keypoints.moved(canonical, heads)))

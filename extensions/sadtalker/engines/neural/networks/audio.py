@@ -8,8 +8,6 @@ from torch.nn import functional as F
 
 from extensions.sadtalker.engines.neural.networks import blocks
 
-EMBEDDING = 512
-
 _STEPS = (1, 1, 1, (3, 1), 1, 1, 3, 1, 1, (3, 2), 1, 1, 1)
 """Of each convolution, over mel bands and time: a window of 80 x 16 becomes one point."""
 

@@ -23,10 +23,23 @@ _CONVOLUTIONS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 
 @contextmanager
 def exactly() -> Iterator[None]:
-    """No gradients, and float32 as it is: NVIDIA's cards leave 13 bits of it away in convolutions unless forbidden (TF32)."""
-    cudnn = torch.backends.cudnn
-    with torch.inference_mode(), cudnn.flags(enabled=True, benchmark=cudnn.benchmark, allow_tf32=False):
+    """No gradients, and float32 as it is."""
+    with torch.inference_mode(), whole_float32():
         yield
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """NVIDIA's cards compute with all bits of float32, of which they leave 13 away unless forbidden (TF32), by default in
+    convolutions. Afterwards what is allowed is what was before, for the other models of the process.
+    """
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = False
+    try:
+        yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
 
 
 def below(tensors: Tensors, name: str) -> Tensors:
@@ -110,6 +123,11 @@ class Affine(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.addcmul(self.shift, x, self.scale)
+
+
+def normed(tensors: Tensors, sides: int, name: str = "conv", norm: str = "norm") -> nn.Module:
+    """The convolution `name`, as large as what comes in, and the batch norm behind it, by itself as in batch_norm."""
+    return nn.Sequential(conv(tensors, name, padding=1), batch_norm(tensors, norm, sides))
 
 
 def _filled(layer: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Module:

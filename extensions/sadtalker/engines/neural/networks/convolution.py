@@ -24,6 +24,8 @@ from torch.nn import functional as F
 TILES = 256
 """Tiles that are worked on at a time: enough for the matrix products to run well, few enough to stay in a processor's cache."""
 
+_OUTPUTS = 64  # that kernels are made for at a time
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -91,7 +93,8 @@ class _Scratch(threading.local):
         """Of this shape, with whatever was left there. One at a time for each use."""
         key, size = (use, like.device, like.dtype), math.prod(shape)
         if key not in self.rooms or len(self.rooms[key]) < size:
-            self.rooms[key] = like.new_empty(size)
+            with torch.inference_mode(False):  # what is made inside of it cannot be filled outside
+                self.rooms[key] = like.new_empty(size)
         return self.rooms[key][:size].view(shape)
 
 
@@ -157,14 +160,14 @@ class Convolution(Strips):
         super().__init__()
         self.scheme, self.depth, self.tiles = scheme, depth, tiles
         self.step, self.writes, self.outputs = scheme.step, scheme.writes, len(weight)
-        taps = (weight if weight.ndim == 5 else weight.unsqueeze(2)).permute(3, 4, 2, 1, 0)
         b, g, a = (torch.from_numpy(np.kron(m, m)).to(weight) for m in (scheme.b, scheme.g, scheme.a))
-        kernels = (g @ taps.reshape(9, -1)).view(len(g), *taps.shape[2:])
         if bias is not None:
             # One more point, at which the product is the bias.
             a = torch.cat([a, torch.ones_like(a[:, :1])], dim=1)
-        for name, value in (("b", b), ("a", a), ("kernels", kernels), ("bias", bias)):
-            self.register_buffer(name, value if value is None else value.to(dtype or weight.dtype))
+        dtype = dtype or weight.dtype
+        self.register_buffer("kernels", _at_points(g, weight if weight.ndim == 5 else weight.unsqueeze(2), dtype))
+        for name, value in (("b", b), ("a", a), ("bias", bias)):
+            self.register_buffer(name, value if value is None else value.to(dtype))
 
     def strips(self, framed: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
         reads, step = self.scheme.reads, self.scheme.step
@@ -258,6 +261,20 @@ class Builder:
         if self.products and times == 4:
             return Convolution(weight, bias, AFTER_ONCE, dtype=self.dtype)
         return self.same(weight, bias)
+
+
+def _at_points(g: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(points, 1 or 3, inputs, outputs): kernels (outputs, inputs, 1 or 3, 3, 3) as they are multiplied with a map. A few
+    outputs at a time, in room that is used again: fresh memory takes longer than the products.
+    """
+    outputs, inputs, taps = weight.shape[:3]
+    kernels = weight.new_empty(len(g), taps, inputs, outputs, dtype=dtype)
+    for some, room in zip(weight.split(_OUTPUTS), kernels.split(_OUTPUTS, dim=3), strict=True):
+        turned = some.permute(3, 4, 2, 1, 0)
+        turned = _scratch.room("read", weight, *turned.shape).copy_(turned).flatten(2).flatten(0, 1)
+        found = torch.mm(g, turned, out=_scratch.room("seen", weight, len(g), turned.shape[1]))
+        room.copy_(found.view(room.shape))
+    return kernels
 
 
 def tiled(image: torch.Tensor, side: int) -> torch.Tensor:

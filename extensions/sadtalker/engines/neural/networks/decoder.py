@@ -135,9 +135,7 @@ def _hidden(*parts: blocks.Tensors) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([norm["weight"] for norm in norms]), torch.cat([norm["bias"] for norm in norms])
 
 
-def _gamma_beta(
-    tensors: blocks.Tensors, name: str, kernel: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _gamma_beta(tensors: blocks.Tensors, name: str, kernel: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """The norm's convolutions for what it multiplies by, 1 + gamma, and what it adds, as one. kernel: what the result of the
     second then goes through, (outputs, inputs).
     """

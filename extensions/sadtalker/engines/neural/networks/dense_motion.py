@@ -3,6 +3,8 @@
 Sixteen motions are proposed, the background's and one for each keypoint, all of which shift the whole volume; a hourglass network
 that sees the photo's features shifted in each of these ways says how they mix at each voxel. What depends on the photo alone is
 found once (`still`). Volumes are maps one after another, (N * depth, H, W, C), as networks.convolution has them.
+
+This is how fast mode computes it; exact mode has networks.exact_motion.
 """
 
 from __future__ import annotations

@@ -5,7 +5,9 @@ What depends on the photo alone is computed once for each portrait (`source`), a
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +16,9 @@ from torch.nn import functional as F
 from extensions.sadtalker.engines.neural.networks import blocks
 from extensions.sadtalker.engines.neural.networks.convolution import Builder, framed, inside
 from extensions.sadtalker.engines.neural.networks.decoder import Decoder
-from extensions.sadtalker.engines.neural.networks.dense_motion import DenseMotion, Still
+from extensions.sadtalker.engines.neural.networks.dense_motion import DenseMotion
+from extensions.sadtalker.engines.neural.networks.exact_motion import ExactMotion
+from webui.plugin_api import devices
 
 LEAK = 0.01
 
@@ -24,20 +28,24 @@ class Source:
     """All that frames need of a photo. voxels: its features, (depth, H, W, C); still: what the motion needs."""
 
     voxels: torch.Tensor
-    still: Still
+    still: Any
 
 
 class Generator(nn.Module):
     fourth: torch.Tensor
     fourth_bias: torch.Tensor
 
-    def __init__(self, tensors: blocks.Tensors, build: Builder, decoder: Builder) -> None:
-        """decoder: how its convolutions are made, which are most of the work, and those of the motions' shares."""
+    def __init__(self, tensors: blocks.Tensors, build: Builder, decoder: Builder, *, exact: bool = True) -> None:
+        """decoder: how its convolutions are made, which are most of the work, and without `exact` those of the motions' shares.
+        exact: whether the motion is upstream's to the bit, and nothing is computed with less than it has.
+        """
         super().__init__()
+        self.exact = exact
         channels = tensors["dense_motion_network.compress.weight"].shape[1]
         depth = tensors["second.weight"].shape[0] // channels
         self.encoder = SourceEncoder(tensors, depth)
-        self.dense_motion = DenseMotion(blocks.below(tensors, "dense_motion_network"), build, depth, decoder.dtype)
+        motion = blocks.below(tensors, "dense_motion_network")
+        self.dense_motion = ExactMotion(motion) if exact else DenseMotion(motion, build, depth, decoder.dtype)
         weight, bias = blocks.folded(tensors, "third.conv", "third.norm")
         # Warped features come with all channels of one depth before those of the next.
         self.third = build.same(weight.unflatten(1, (channels, depth)).transpose(1, 2).flatten(1, 2), bias)
@@ -46,14 +54,25 @@ class Generator(nn.Module):
         self.decoder = Decoder(blocks.below(tensors, "decoder"), decoder)
 
     @classmethod
-    def of(cls, tensors: blocks.Tensors, precision: str = "exact") -> Generator:
+    def of(cls, tensors: blocks.Tensors, precision: str = "exact", compiled: bool = False) -> Generator:
         """precision: "exact", as upstream but for rounding; "fast": the decoder and the shares of motions in half precision
-        where the device is quicker with it (see `half`), else as exact.
+        where the device is quicker with it (see `half`), else as exact. compiled: see `compile_blocks`.
         """
         device = tensors["fourth.bias"].device
         build = Builder(products=device.type == "cpu")
-        decoder = replace(build, dtype=half(device)) if precision == "fast" else build
-        return cls(tensors, build, decoder).eval()
+        if precision == "exact":
+            return cls(tensors, build, build).eval()
+        made = cls(tensors, build, replace(build, dtype=half(device)), exact=False).eval()
+        if compiled:
+            made.compile_blocks()
+        return made
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Has PyTorch compile the decoder's blocks, most of which are alike, before the first frame that is drawn: that takes
+        minutes. Not for exact frames, whose last digits it changes, nor for `products`, which are as quick as they are.
+        """
+        for block in (*self.decoder.middle, *self.decoder.grow):
+            block.compile(backend=backend)
 
     @property
     def numbers(self) -> str:
@@ -65,41 +84,43 @@ class Generator(nn.Module):
     def device(self) -> torch.device:
         return self.fourth.device
 
-    @torch.inference_mode()
     def source(self, image: torch.Tensor, keypoints: torch.Tensor) -> Source:
         """image: (1, 3, S, S), 0..1; keypoints: (1, 15, 3), of the photo."""
-        volume = self.encoder(image)
-        return Source(volume[0].permute(1, 2, 3, 0).contiguous(), self.dense_motion.still(volume, keypoints))
+        with self._computing():
+            volume = self.encoder(image)
+            return Source(volume[0].permute(1, 2, 3, 0).contiguous(), self.dense_motion.still(volume, keypoints))
 
-    @torch.inference_mode()
     def frame(self, source: Source, keypoints: torch.Tensor) -> torch.Tensor:
         """keypoints: (N, 15, 3), of the frames -> (N, 3, S, S), 0..1"""
-        deformation, occlusion = self.dense_motion(source.still, keypoints)
-        warped = self.warped(source, deformation)
-        features = framed(*warped.shape, warped)
-        torch.mul(warped, occlusion, out=inside(features))
-        return self.decoder(features)
+        with self._computing():
+            deformation, occlusion = self.dense_motion(source.still, keypoints)
+            warped = self.warped(source, deformation)
+            features = framed(*warped.shape, warped)
+            torch.mul(warped, occlusion, out=inside(features))
+            return self.decoder(features)
 
-    @torch.inference_mode()
     def warped(self, source: Source, deformation: torch.Tensor) -> torch.Tensor:
         """The photo's features where the frame has them, (N, H, W, 256)."""
-        found = sampled(source.voxels, deformation)
-        room = framed(*found.shape, found)
-        inside(room)[:] = found
-        third = F.leaky_relu_(self.third.whole(room), LEAK)
-        return third @ self.fourth + self.fourth_bias
+        with self._computing():
+            found = sampled(source.voxels, deformation)
+            room = framed(*found.shape, found)
+            inside(room)[:] = found
+            third = F.leaky_relu_(self.third.whole(room), LEAK)
+            return third @ self.fourth + self.fourth_bias
+
+    def _computing(self) -> AbstractContextManager[Any]:
+        return blocks.exactly() if self.exact else torch.inference_mode()
 
 
 class SourceEncoder(nn.Module):
-    """A photo to a volume of features."""
+    """A photo to a volume of features, which upstream's motion needs to the bit (see exact_motion): norms are by themselves."""
 
     def __init__(self, tensors: blocks.Tensors, depth: int) -> None:
         super().__init__()
         self.depth = depth
-        self.first = blocks.conv(tensors, "first.conv", "first.norm", padding=1)
+        self.first = blocks.normed(blocks.below(tensors, "first"), 2)
         down = sum(name.startswith("down_blocks") and name.endswith("conv.bias") for name in tensors)
-        names = [f"down_blocks.{i}" for i in range(down)]
-        self.down = nn.ModuleList(blocks.conv(tensors, f"{name}.conv", f"{name}.norm", padding=1) for name in names)
+        self.down = nn.ModuleList(blocks.normed(blocks.below(tensors, f"down_blocks.{i}"), 2) for i in range(down))
         self.second = blocks.conv(tensors, "second")
         deep = sum(name.startswith("resblocks_3d") and name.endswith("conv1.bias") for name in tensors)
         self.deep = nn.ModuleList(Residual(blocks.below(tensors, f"resblocks_3d.3dr{i}")) for i in range(deep))
@@ -120,8 +141,8 @@ class Residual(nn.Module):
 
     def __init__(self, tensors: blocks.Tensors) -> None:
         super().__init__()
-        self.enter = blocks.Affine.of(tensors, "norm1", 3)
-        self.conv1 = blocks.conv(tensors, "conv1", "norm2", padding=1)
+        self.enter = blocks.batch_norm(tensors, "norm1", 3)
+        self.conv1 = blocks.normed(tensors, 3, "conv1", "norm2")
         self.conv2 = blocks.conv(tensors, "conv2", padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -133,7 +154,8 @@ def half(device: torch.device) -> torch.dtype | None:
     if device.type == "cpu":
         has = torch.cpu.get_capabilities()
         return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else None
-    return torch.float16
+    found, _ = devices.find(str(device))
+    return torch.float16 if found.fp16 else torch.bfloat16 if found.bf16 else None
 
 
 def sampled(voxels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,8 @@ class KeypointDetector(nn.Module):
     def of(cls, tensors: blocks.Tensors) -> KeypointDetector:
         net = blocks.below(tensors, "predictor")
         down, up = (
-            [_normed(net, f"{way}_blocks.{way}{i}", sides) for i in range(_BLOCKS)] for way, sides in (("down", 2), ("up", 3))
+            [blocks.normed(blocks.below(net, f"{way}_blocks.{way}{i}"), sides) for i in range(_BLOCKS)]
+            for way, sides in (("down", 2), ("up", 3))
         )
         return cls(tensors["down.weight"], down, blocks.conv(net, "conv"), up, blocks.conv(tensors, "kp", padding=1)).eval()
 
@@ -51,11 +52,6 @@ class KeypointDetector(nn.Module):
         for layer in self.up:
             x = F.relu_(layer(F.interpolate(x, scale_factor=(1, 2, 2))))
         return expectation((self.heat(x).flatten(2) / _TEMPERATURE).softmax(2).unflatten(2, x.shape[2:]))
-
-
-def _normed(tensors: blocks.Tensors, name: str, sides: int) -> nn.Module:
-    conv = blocks.conv(tensors, f"{name}.conv", padding=1)
-    return nn.Sequential(conv, blocks.batch_norm(tensors, f"{name}.norm", sides))
 
 
 def expectation(heat: torch.Tensor) -> torch.Tensor:
