@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.servers import PROJECT, Server, free_port, serving
-from tests.test_browser import CHROMIUM, browser, sync_api, video_facts
+from tests.test_browser import CHROMIUM, browser, open_history, sync_api, video_facts
 from training.pocket import portraits
 from training.pocket.attributes import Person
 from webui.imaging import infotext
@@ -257,6 +257,31 @@ def test_a_picture_goes_from_tab_to_tab(page: sync_api.Page, outputs: Path):
     page.get_by_role("tab", name="img2img").click()
     page.click("#send-img2img-send_sadtalker")
     page.wait_for_selector(f"#sadtalker-portrait img[src*='{second}']", timeout=WAIT)
+
+
+def test_extras_makes_a_picture_larger_and_the_history_gives_its_settings_back(page: sync_api.Page, photo: Path, outputs: Path):
+    page.get_by_role("tab", name="Extras").click()
+    page.set_input_files("#extras-picture input[type=file]", photo)
+    page.wait_for_selector("#extras-picture img", timeout=WAIT)
+    page.click("#field-extras-upscaler input")
+    page.get_by_role("option", name="Lanczos").click()
+    page.locator("#extras-mode label").nth(1).click()
+    write(page, "extras", width="96", height="200")
+    first = generate(page, "extras")
+    (path,) = outputs.glob(f"extras/*-{first}.png")
+    assert pixels(path).shape == (200, 96, 3) and facts(page, "extras")["Postprocess upscale to"] == "96x200"
+    page.reload()
+    open_history(page, search="96x200")
+    page.wait_for_function("document.querySelectorAll('.tile').length == 1", timeout=WAIT)
+    page.focus(".tile")
+    page.keyboard.press("Enter")
+    page.click("#history-again")
+    page.wait_for_selector("#extras-picture img", timeout=WAIT)
+    assert held(page, "#field-extras-upscaler") == "Lanczos"
+    assert (held(page, "#field-extras-width"), held(page, "#field-extras-height")) == ("96", "200")
+    second = generate(page, "extras")
+    (again,) = outputs.glob(f"extras/*-{second}.png")
+    assert np.array_equal(pixels(again), pixels(path))
 
 
 def draw(page: sync_api.Page, editor: str, *, part: tuple[float, float, float]) -> None:

@@ -25,6 +25,7 @@ from webui import devices
 from webui.artifacts import Artifacts
 from webui.builtin.kinds import KINDS, LITE, ExtrasRequest
 from webui.builtin.tabs import extras as tab
+from webui.builtin.tabs import pnginfo
 from webui.errors import Cancelled, InvalidRequest, ModelMissing
 from webui.imaging import infotext
 from webui.jobs.service import JobService
@@ -179,6 +180,24 @@ def test_a_plain_photo_says_what_was_done_to_it(models: Path, tmp_path: Path):
     assert EXTRAS.recall is None or EXTRAS.recall(result.artifacts[0].path) is None
 
 
+def test_in_a_png_it_is_in_a_chunk_of_its_own_too(models: Path, tmp_path: Path):
+    source = tmp_path / "theirs.png"
+    source.write_bytes(infotext.embed(Image.new("RGB", (64, 64), "red"), THEIRS))
+    for kind, expected in (("png", "Postprocess upscale by: 2, Postprocess upscaler: Nearest"), ("jpg", None)):
+        path = run(context(models, tmp_path / kind, source), upscaler="Nearest", scale=2, format=kind).artifacts[0].path
+        assert infotext.postprocessing(path) == expected
+
+
+def test_png_info_shows_what_was_done_once(studio: TabStudio, tmp_path: Path):
+    """A1111 says it in that chunk alone; here the other facts say it, too."""
+    done = "Postprocess upscale by: 2, Postprocess upscaler: Lanczos"
+    for text in (THEIRS, f"{THEIRS}, {done}", ""):
+        (tmp_path / "one.png").write_bytes(infotext.embed(Image.new("RGB", (8, 8)), text, processed=done))
+        found = infotext.extract(tmp_path / "one.png") or ""
+        shown = pnginfo._facts(studio, str(tmp_path / "one.png"), found, None)
+        assert shown.count("Lanczos") == 1 and ("a red lighthouse" in shown) == bool(text)
+
+
 def test_a_result_keeps_the_name_of_its_picture(models: Path, tmp_path: Path):
     source = photo(tmp_path / "20261120-201502-anna 7-0123456789abcdef.png")
     assert run(context(models, tmp_path / "home", source), upscaler="Nearest").artifacts[0].name == "anna 7-1.png"
@@ -211,7 +230,8 @@ def test_a_cancelled_job_stops_while_it_enlarges(models: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({"scale": 2}, "a new size needs an upscaler"), ({"restore": "x", "scale": 2}, "a new size needs an upscaler"),
+        ({}, "there is nothing to do. Choose an upscaler"), ({"scale": 2}, "a new size needs an upscaler"),
+        ({"restore": "x", "scale": 2}, "a new size needs an upscaler"),
         ({"restore": "x", "upscaler_2": "Lanczos"}, "a new size needs an upscaler"),
         ({"upscaler": "Lanczos", "scale": 2, "size": "10x10"}, "choose a scale or a size, not both"),
         ({"upscaler": "Lanczos", "scale": 9}, "'scale' must be at most 8"),
@@ -233,7 +253,6 @@ def test_a_kept_request_is_read_again_as_it_is():
 @pytest.mark.parametrize(
     ("asked", "error", "sentence"),
     [
-        ({}, InvalidRequest, "There is nothing to do. Choose an upscaler"),
         ({"upscaler": "2x-plane"}, ModelMissing, "Did you mean 2x-plain.safetensors"),
         ({"restore": "GFPGAN"}, ModelMissing, "There is no face restorer 'GFPGAN'"),
         ({"upscaler": "Lanczos", "upscaler_2": "nothing"}, ModelMissing, "There is no upscaler 'nothing'"),
@@ -245,6 +264,15 @@ def test_what_cannot_be_done_is_said(
 ):
     with pytest.raises(error, match=sentence):
         run(context(models, tmp_path / "home", portrait_file), **asked)
+
+
+def test_a_picture_that_its_file_cannot_hold_is_refused_before_it_is_made(models: Path, tmp_path: Path):
+    ctx = context(models, tmp_path / "home", photo(tmp_path / "photo.png", (4096, 64)))
+    with pytest.raises(InvalidRequest, match="A webp file holds no picture of 16384x256 pixels: 16383 is the longest side"):
+        run(ctx, upscaler="Nearest", scale=4, format="webp")
+    assert "enlarging" not in ctx.stages
+    assert run(ctx, upscaler="Nearest", scale=4, format="jpg").data["size"] == [16384, 256]
+    assert run(ctx, upscaler="Nearest", size="16383x256", format="webp").data["size"] == [16383, 256], "cut to what it can hold"
 
 
 def test_a_small_installation_enlarges_by_lanczos_and_says_what_needs_more(models: Path, tmp_path: Path):
@@ -311,7 +339,7 @@ def test_the_command_line_comes_from_the_kind(command: Command, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        ((), "There is nothing to do"), (("--upscaler", "misplaced"), "There is no upscaler 'misplaced'"),
+        ((), "there is nothing to do"), (("--upscaler", "misplaced"), "There is no upscaler 'misplaced'"),
         (("--restore", "misplaced"), "is an upscaler, not a face restorer. Move it into models/ESRGAN."),
         (("--upscaler", "Lanczos", "--out", "x.jpg"), "The result is a .png file"),
     ],
@@ -377,6 +405,13 @@ def test_the_tab_can_be_filled_again(form: tab.Form, studio: TabStudio, tmp_path
         assert set(filled) <= set(form.outputs)
         held = values(form) | {widget: value for widget, value in filled.items() if not isinstance(value, dict)}
         assert validated(ExtrasRequest, form.ask(held, ENGLISH)[1]) == request
+
+
+def test_where_no_scale_was_asked_for_the_form_shows_the_upscalers_own(form: tab.Form, studio: TabStudio, tmp_path: Path):
+    image = studio.artifacts.upload(photo(tmp_path / "photo.png"))
+    for name, scale in (("4x-rough.safetensors", 4), ("lanczos", 2)):
+        filled = form.fill(validated(ExtrasRequest, {"image": image.id, "upscaler": name}).model_dump(), ENGLISH)
+        assert filled[form.options["scale"]] == scale
 
 
 def test_the_tab_lists_what_there_is_and_says_what_cannot_be_used(form: tab.Form):

@@ -273,9 +273,10 @@ def test_it_stands_behind_the_same_guard(models: Path, tmp_path: Path, monkeypat
     assert visitor.get("/sdapi/v1/upscalers", headers={"Host": "evil.example"}).status_code == 403
     assert visitor.get("/sdapi/v1/upscalers", headers={"Origin": "http://evil.example"}).status_code == 403
     monkeypatch.setattr(guarding, "POSTS_PER_MINUTE", {SINGLE: 2})
-    busy = Studio(models, tmp_path / "busy").visitor()
-    assert [busy.post(SINGLE, json={"image": ""}).status_code for _ in range(3)] == [500, 500, 429]
-    closed.service.close()
+    busy = Studio(models, tmp_path / "busy")
+    assert [busy.visitor().post(SINGLE, json={"image": ""}).status_code for _ in range(3)] == [500, 500, 429]
+    for studio in (closed, busy):
+        studio.service.close()
 
 
 def test_without_a_password_any_authorization_is_tolerated(visitor: TestClient):

@@ -19,6 +19,7 @@ from webui.weights.detect import Found
 
 WEBUI = Path(__file__).parent.parent / "webui"
 SOURCES = [file for room in ("imaging", "weights", "builtin") for file in sorted((WEBUI / room).glob("*.py"))]
+SOURCES.append(WEBUI / "devices.py")
 CHINESE = SimpleNamespace(headers={"accept-language": "zh-CN"})
 SENTENCE = re.compile(r"(?s)\S+ .*[.?]( 7)?")
 

@@ -130,6 +130,15 @@ def test_files_are_listed_and_a_bad_one_is_named(desk: Desk, tmp_path: Path):
     assert "<th>half.safetensors</th><td>half.safetensors is" in desk.text()
 
 
+def test_upscalers_and_face_restorers_are_listed(desk: Desk, tmp_path: Path):
+    enhancers = pytest.importorskip("tests.enhancers")
+    assert "none: put them into models/ESRGAN" in desk.text() and "none: put them into models/GFPGAN" in desk.text()
+    enhancers.safetensors(tmp_path / "models" / "ESRGAN" / "plain.safetensors", enhancers.compact(2))
+    enhancers.safetensors(tmp_path / "models" / "GFPGAN" / "faces.safetensors", enhancers.restoreformer())
+    text = desk.text()
+    assert "<th>plain.safetensors</th><td>2×, 0 MB</td>" in text and "<th>faces.safetensors</th><td>RestoreFormer, " in text
+
+
 def test_it_speaks_chinese(desk: Desk):
     drawn(desk)
     text = desk.text(CHINESE)

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from extensions.sadtalker import audio, filming, join
-from extensions.sadtalker.engines.choice import choose
+from extensions.sadtalker.engines.choice import checkpoints, choose
 from extensions.sadtalker.engines.geometric.hearing import Hearing
 from extensions.sadtalker.jobs import TalkingHeadRequest
 from extensions.sadtalker.tab import build
-from extensions.sadtalker.tabs.options import FRAMINGS
+from extensions.sadtalker.tabs import options
+from extensions.sadtalker.tabs.options import ENGINES, FRAMINGS
 from extensions.sadtalker.tabs.used import STAGES as SHOWN_STAGES
 from tests.fakes import COUNT
 from tests.servers import PROJECT
@@ -127,11 +128,62 @@ def test_the_stages_of_the_pipeline_are_the_ones_that_the_page_knows():
     assert 'stage: str = "rendering frame"' in source and '} {done} of {total}"' in source
 
 
-def test_every_framing_has_a_name():
+@pytest.mark.parametrize(("field", "names"), [("preprocess", FRAMINGS), ("engine", ENGINES)])
+def test_every_framing_and_every_engine_has_a_name(field: str, names: tuple[str, ...]):
     from typing import get_args
 
-    values = get_args(TalkingHeadRequest.model_fields["preprocess"].annotation)
-    assert tuple(f"value_preprocess_{value}" for value in values) == FRAMINGS
+    values = get_args(TalkingHeadRequest.model_fields[field].annotation)
+    assert tuple(f"value_{field}_{value}" for value in values) == names
+
+
+def told_before(studio: TabStudio, models: Path, *drawing: Any, visitor: Any = None) -> str:
+    """What stands on the page before a job is started. drawing: engine, size and framing."""
+    with gr.Blocks(analytics_enabled=False):
+        form = options.build(replace(studio, settings=at(models)))
+    return form.tell_engine(*drawing, visitor)
+
+
+def test_without_files_the_page_says_that_the_built_in_engine_will_draw_and_why(studio: TabStudio, tmp_path: Path):
+    name = f"{tmp_path.name}/SadTalker"
+    assert told_before(studio, tmp_path, "auto", 256, "crop") == (
+        f"<p>The built-in engine will draw: {name} has no SadTalker checkpoints.</p>"
+    )
+    assert "内置引擎" in told_before(studio, tmp_path, "auto", 256, "crop", visitor=CHINESE)
+    assert "<strong>SadTalker&#x27;s models are missing" in told_before(studio, tmp_path, "sadtalker", 256, "crop")
+
+
+def test_of_files_that_are_broken_the_page_says_so_before_a_job_is_started(studio: TabStudio, tmp_path: Path):
+    (tmp_path / "SadTalker").mkdir()
+    for name in ("SadTalker_V0.0.2_256.safetensors", "mapping_00109-model.pth.tar", "mapping_00229-model.pth.tar"):
+        (tmp_path / "SadTalker" / name).write_bytes(b"half of it")
+    automatic, wanted = (told_before(studio, tmp_path, engine, 256, "crop") for engine in ("auto", "sadtalker"))
+    assert "built-in engine will draw" in automatic and "<strong>" in wanted
+    for said in (automatic, wanted):
+        assert "SadTalker_V0.0.2_256.safetensors" in said and "SadTalker v0.0.2 as one file" in said and ".." not in said
+
+
+def test_an_enhancer_that_cannot_be_used_is_named_with_the_reason(studio: TabStudio, tmp_path: Path):
+    (tmp_path / "GFPGAN").mkdir()
+    with gr.Blocks(analytics_enabled=False):
+        form = options.build(replace(studio, settings=replace(at(tmp_path), lite=False)))
+    assert form.list_files(None)[2] == ""
+    (tmp_path / "GFPGAN" / "half.safetensors").write_bytes(b"\x08\x00")
+    faces, _, said = form.list_files(None)
+    assert "half.safetensors is" in said and faces["choices"] == [("none", "none")]
+
+
+@pytest.mark.parametrize(("framing", "mapping"), [("resize", "mapping_00229.tar"), ("extfull", "mapping_00109.tar")])
+def test_the_page_shows_which_files_will_be_used(
+    studio: TabStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, framing: str, mapping: str
+):
+    files = {"generator": "SadTalker_256", "audio2exp": "SadTalker_256"}
+    files |= {"mapping": "mapping_00229.tar", "mapping_full": "mapping_00109.tar"}
+    paths = {net: tmp_path / "SadTalker" / name for net, name in files.items()}
+    found = checkpoints.Checkpoint(tmp_path / "SadTalker", 256, "v0.0.2", paths)
+    monkeypatch.setattr(checkpoints, "find", lambda _folders, _size: found)
+    said = told_before(studio, tmp_path, "auto", 512, framing)
+    assert said.endswith(f"<p>Files: SadTalker_256, {mapping}</p>")
+    assert "SadTalker&#x27;s networks will draw" in said and "the head is drawn at 256.<" in said
 
 
 def test_every_stage_has_a_name(studio: TabStudio):

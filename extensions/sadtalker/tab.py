@@ -138,10 +138,12 @@ class Events:
         panel.connect(widgets.inputs, self.request, kinds=[KIND])
         sources = [widgets.portrait, widgets.voice]
         panel.start_on(widgets.examples.click, [widgets.examples, *widgets.inputs], self.example, sources)
-        chosen, size = widgets.options, widgets.options.fields["size"]
+        chosen = widgets.options
         at_once: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         chosen.dice.click(None, outputs=chosen.fields["seed"], js=DICE, **at_once)
-        gr.on([self.studio.page.load, size.change], chosen.list_files, size, chosen.listed, queue=False, **at_once)
+        self.studio.page.load(chosen.list_files, None, chosen.listed, queue=False, **at_once)
+        changed = [self.studio.page.load, *(widget.change for widget in chosen.drawing)]
+        gr.on(changed, chosen.tell_engine, chosen.drawing, chosen.note, queue=False, **at_once)
         widgets.other_portrait.upload(self.show_portrait, widgets.other_portrait, widgets.portrait, **loading)
         widgets.other_voice.upload(self.show_voice, widgets.other_voice, widgets.voice, **loading)
         self.studio.offer_form(KIND, [*widgets.inputs, *chosen.folds], self.fill, title="kind")

@@ -128,6 +128,7 @@ class Views:
         folders = {
             settings.outputs_dir: "outputs",
             settings.models_dir: "models",
+            **({settings.sadtalker_dir: "sadtalker"} if settings.sadtalker_dir else {}),
             PROJECT: "studio",
             Path(tempfile.gettempdir()).resolve(): "temp",
             Path.home(): "~",

@@ -184,14 +184,14 @@ class Routes:
     async def single_image(self, request: Request) -> Answer:
         async with READING:
             body = await self._body(request, SingleImage)
-            given = await self._stored(body.image, "image.png")
+        given = await self._stored(body.image, "image.png")
         picture, info = await self._made(request, given, body)
         return Answer({"html_info": _html(info), "image": picture})
 
     async def batch_images(self, request: Request) -> Answer:
         async with READING:
             body = await self._body(request, BatchImages)
-            given = [await self._stored(one.data, one.name) for one in body.imageList]
+        given = [await self._stored(one.data, one.name) for one in body.imageList]
         made = [await self._made(request, one, body) for one in given]
         return Answer({"html_info": _html(made[-1][1] if made else ""), "images": [picture for picture, _ in made]})
 
@@ -224,7 +224,8 @@ class Routes:
                 raise HTTPException(500, "Requests not allowed")
             file, name = await anyio.to_thread.run_sync(self._fetcher.fetch, encoded, limiter=FETCHES)
         else:
-            file = io.BytesIO(await run_in_threadpool(_decoded, encoded))
+            async with READING:
+                file = io.BytesIO(await run_in_threadpool(_decoded, encoded))
         with file:
             return (await run_in_threadpool(self._artifacts.store, file, name)).id
 

@@ -29,6 +29,9 @@ KIND = "extras"
 _RESULT = re.compile(r"\d{8}-\d{6}-(.+)-[0-9a-f]{16}")
 """How a file that was made here is called: with the name that it had before."""
 
+LONGEST = {"jpg": 65_500, "webp": 16_383}
+"""Pixels of a side that a file of this kind can have; a PNG has room for all that is made here."""
+
 LARGER, FACES = (0.02, 0.75), (0.8, 0.98)
 """Parts of the progress."""
 
@@ -51,14 +54,15 @@ def run(ctx: JobContext, request: ExtrasRequest, started: float) -> JobResult:
     ctx.progress(1.0, "saving")
     source = ctx.input(request.image)
     text = kept_and_extended(source, {"Size": f"{rgb.shape[1]}x{rgb.shape[0]}"}, work.facts)
+    done = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in work.facts.items())
     with ctx.output(f".{request.format}", _RESULT.sub(r"\1", source.stem)) as output:
-        save.write_picture(output.path, rgb, text, request.format)
+        save.write_picture(output.path, rgb, text, request.format, done)
     assert output.artifact is not None
     said = {
         **work.said,
         "size": [rgb.shape[1], rgb.shape[0]],
         "infotexts": [text],
-        "postprocessing": ", ".join(f"{key}: {_quoted(str(value))}" for key, value in work.facts.items()),
+        "postprocessing": done,
         "seconds": {**work.seconds, "total": round(time.perf_counter() - started, 3)},
     }
     return JobResult((output.artifact,), said)
@@ -91,6 +95,8 @@ class Work:
             self._ctx.warn(note)
         if picture.alpha is not None:
             self._ctx.warn("The picture was transparent in places; these are white now.")
+        if not self._request.upscaler:
+            self._check_fits(*picture.rgb.shape[1::-1])
         return picture.rgb
 
     def enlarge(self, rgb: np.ndarray) -> np.ndarray:
@@ -117,6 +123,7 @@ class Work:
             scale = asked.scale or float(upscaler.scale)
             wanted = any_size(asked.size) if asked.size else None
             width, height = size or upscale.target_size(rgb.shape[1], rgb.shape[0], scale, wanted, asked.crop)
+            self._check_fits(*(wanted if wanted and asked.crop else (width, height)))
             self._ctx.progress(span[0], "enlarging")
             tell = self._progress(span, "enlarging")
             large = upscaler.to_size(rgb, width, height, tell, lambda: self._ctx.cancelled)
@@ -166,8 +173,6 @@ class Work:
     def _check_means(self) -> None:
         """Raise what will be missing, before any work: ModelMissing, UnsupportedModel, InvalidRequest."""
         asked, settings = self._request, self._ctx.settings
-        if not asked.upscaler and not asked.restore:
-            raise InvalidRequest("There is nothing to do. Choose an upscaler, such as Lanczos, or a face restorer.")
         upscalers = [name for name in (asked.upscaler, asked.upscaler_2) if name and not upscale.without_file(name)]
         if settings.lite and (asked.restore or upscalers):
             raise InvalidRequest(LITE)
@@ -175,6 +180,15 @@ class Work:
             upscale.find(name, settings.models_dir, allow_pickles=settings.allow_pickles)
         if asked.restore:
             restore.find(asked.restore, settings.models_dir, allow_pickles=settings.allow_pickles)
+
+    def _check_fits(self, width: int, height: int) -> None:
+        """Raise InvalidRequest for a picture that the file which was asked for cannot hold."""
+        kind = self._request.format
+        if kind in LONGEST and max(width, height) > LONGEST[kind]:
+            raise InvalidRequest(
+                f"A {kind} file holds no picture of {width}x{height} pixels: {LONGEST[kind]} is the longest side. Choose png, or "
+                "a smaller scale or size."
+            )
 
     def _progress(self, span: tuple[float, float], stage: str) -> Callable[[float], None]:
         begin, end = span

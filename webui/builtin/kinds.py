@@ -119,6 +119,8 @@ class ExtrasRequest(BaseModel):
     def _makes_sense(self) -> ExtrasRequest:
         if (self.scale or self.size or self.upscaler_2) and not self.upscaler:
             raise ValueError("a new size needs an upscaler. Choose one, such as Lanczos")
+        if not self.upscaler and not self.restore:
+            raise ValueError("there is nothing to do. Choose an upscaler, such as Lanczos, or a face restorer")
         if self.scale and self.size:
             raise ValueError("choose a scale or a size, not both")
         return self

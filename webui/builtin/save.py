@@ -67,11 +67,13 @@ def own_facts(kind: str, request: PictureRequest, complete: bool) -> dict[str, o
     }
 
 
-def write_picture(path: Path, rgb: np.ndarray, text: str, kind: infotext.Kind = "png") -> None:
-    """A file of an (H, W, 3) uint8 RGB picture, with its infotext inside. Raises OSError, InvalidRequest as `check`."""
+def write_picture(path: Path, rgb: np.ndarray, text: str, kind: infotext.Kind = "png", processed: str = "") -> None:
+    """A file of an (H, W, 3) uint8 RGB picture, with its infotext inside, and what was done to it when it was finished. Raises
+    OSError, InvalidRequest as `check`.
+    """
     from PIL import Image
 
-    path.write_bytes(infotext.embed(Image.fromarray(rgb), text, kind))
+    path.write_bytes(infotext.embed(Image.fromarray(rgb), text, kind, processed=processed))
 
 
 def copy_picture(source: Path, path: Path, kind: infotext.Kind) -> None:

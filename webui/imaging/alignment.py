@@ -109,7 +109,7 @@ def cut_out(rgb: np.ndarray, place: Alignment) -> np.ndarray:
 
     left, top, right, bottom = _around(place, rgb.shape[1], rgb.shape[0])
     part, place = rgb[top:bottom, left:right], place.moved(left, top)
-    shrink = int(1 / place.scale)
+    shrink = min(int(1 / place.scale), *part.shape[:2])
     if shrink > 1:  # a plain warp would skip pixels
         height, width = part.shape[0] // shrink, part.shape[1] // shrink
         part = cv2.resize(part[: height * shrink, : width * shrink], (width, height), interpolation=cv2.INTER_AREA)

@@ -4,7 +4,8 @@
     Negative prompt: blurry, text                               only when there is one; lines may follow
     Steps: 24, Sampler: Euler a, Seed: 7, Size: 512x768, ...    the facts, one line
 
-It lies in the text chunk `parameters` of a PNG, and in the EXIF UserComment of a JPEG or WebP.
+It lies in the text chunk `parameters` of a PNG, and in the EXIF UserComment of a JPEG or WebP. What was done to a finished
+picture (enlarged, faces restored) is in a PNG's chunk `postprocessing`, too.
 
 The format does not say where a prompt ends, so some prompts cannot be told from what follows: those with a line that begins
 with "Negative prompt:". `write` adds them once more then, as the facts EXACT_PROMPT and EXACT_NEGATIVE_PROMPT, which `read`
@@ -21,7 +22,7 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
@@ -76,6 +77,7 @@ _SIZE = re.compile(r"([0-9]+)x([0-9]+)")
 Kind = Literal["png", "jpg", "webp"]
 """The files that infotext can be written into, by their suffix."""
 
+_PROCESSED = "postprocessing"
 _EXIF, _USER_COMMENT = 0x8769, 0x9286
 _UNICODE = b"UNICODE\0"
 LARGEST_EXIF = 65_533
@@ -187,10 +189,11 @@ def _facts(line: str) -> tuple[dict[str, str], int]:
     return facts, named
 
 
-def embed(image: Image, text: str, kind: Kind = "png", quality: int = 90) -> bytes:
+def embed(image: Image, text: str, kind: Kind = "png", quality: int = 90, processed: str = "") -> bytes:
     """The picture as a file with the infotext in it.
 
-    image: RGB. quality: 1 to 100, of JPEG and WebP. Raises InvalidRequest when the text is too long for a JPEG.
+    image: RGB. quality: 1 to 100, of JPEG and WebP. processed: for the chunk `postprocessing`, which a PNG alone has. Raises
+    InvalidRequest when the text is too long for a JPEG.
     """
     from PIL.PngImagePlugin import PngInfo
 
@@ -200,6 +203,8 @@ def embed(image: Image, text: str, kind: Kind = "png", quality: int = 90) -> byt
     if kind == "png":
         chunks = PngInfo()
         chunks.add_text("parameters", text)
+        if processed:
+            chunks.add_text(_PROCESSED, processed)
         image.save(file, "PNG", pnginfo=chunks)
         return file.getvalue()
     exif = _exif(text)
@@ -224,31 +229,40 @@ def extract(source: Path | str | IO[bytes]) -> str | None:
     As in A1111 the EXIF comment comes first, then the chunk `parameters`, then the comment of a GIF. Raises OSError when the
     file cannot be opened.
     """
+    return _in_file(source, _carried)
+
+
+def postprocessing(source: Path | str | IO[bytes]) -> str | None:
+    """What a PNG says was done to it when it was finished, as facts in a line; None when it says nothing. Raises as `extract`."""
+    return _in_file(source, lambda image: image.info.get(_PROCESSED))
+
+
+def _in_file(source: Path | str | IO[bytes], found_in: Callable[[Image], object]) -> str | None:
     if isinstance(source, (str, Path)):
         with open(source, "rb") as file:
-            return extract(file)
+            return _in_file(file, found_in)
     head = source.read(4)
     limit = next((limit for start, limit in _HEADS.items() if head.startswith(start)), 0)
     if not limit:
         return None
+    from PIL import Image
+
     try:
-        text = _carried(io.BytesIO(head + source.read(limit)))
-    except _BROKEN:
+        with Image.open(io.BytesIO(head + source.read(limit)), formats=("PNG", "JPEG", "WEBP", "GIF")) as image:
+            found = found_in(image)
+            text = found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found or "")
+    except (*_BROKEN, Image.DecompressionBombError):
         return None
     return text if text and len(text) <= _LONGEST else None
 
 
-def _carried(file: IO[bytes]) -> str | None:
-    from PIL import Image
+def _carried(image: Image) -> object:
+    from PIL.Image import Exif
 
-    with Image.open(file, formats=("PNG", "JPEG", "WEBP", "GIF")) as image:
-        exif = Image.Exif()  # image.getexif() would decode the pixels of a PNG
-        exif.load(image.info.get("exif", b""))
-        comment = exif.get_ifd(_EXIF).get(_USER_COMMENT)
-        for text in (_user_comment(comment), image.info.get("parameters"), image.info.get("comment")):
-            if text:
-                return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-    return None
+    exif = Exif()  # image.getexif() would decode the pixels of a PNG
+    exif.load(image.info.get("exif", b""))
+    comment = _user_comment(exif.get_ifd(_EXIF).get(_USER_COMMENT))
+    return comment or image.info.get("parameters") or image.info.get("comment")
 
 
 def _user_comment(comment: object) -> str | None:

@@ -78,8 +78,9 @@ class Restorer:
         """
         found = [alignment(place) for place in places] if strength > 0 else []
         whole = rgb.copy()
-        for number, group in enumerate(_groups(found, self._batch)):
-            progress(number * len(group) / len(found))
+        size = self._batch
+        for number, group in enumerate(_groups(found, size)):
+            progress(number * size / len(found))
             crops = self._tensor([cut_out(rgb, one) for one in group])
             with enhancers.stoppable(self._network, stopped):
                 restored = self._restored(crops, fidelity)
@@ -135,7 +136,7 @@ class Restorer:
             with torch.inference_mode(), self._computing():
                 return (self._ask(crops * 2 - 1, fidelity).float() / 2 + 0.5).clamp(0, 1)
         except Exception as error:
-            if not enhancers.ran_out(error):
+            if not devices.ran_out(error):
                 raise
             if len(crops) == 1:
                 raise enhancers.too_little("restoring a face") from error

@@ -123,7 +123,7 @@ class Upscaler:
             try:
                 return self._pass(rgb, progress, stopped)
             except Exception as error:
-                if not enhancers.ran_out(error):
+                if not devices.ran_out(error):
                     raise
                 if self._tile <= LEAST_TILE:
                     raise enhancers.too_little("enlarging a picture") from error

@@ -107,7 +107,12 @@ def speeds(finished: Callable[[Query], tuple[list[Job], int]], words: Words) -> 
 
 def weights(catalog: Catalog, words: Words, told: Told) -> dict[str, Rows]:
     """The files in models/, what each is, or why it cannot be used, by their heading."""
-    listed = {"checkpoint": (words["system_checkpoints"], catalog.checkpoints()), "vae": (words["system_vaes"], catalog.vaes())}
+    listed = {
+        "checkpoint": (words["system_checkpoints"], catalog.checkpoints()),
+        "vae": (words["system_vaes"], catalog.vaes()),
+        "upscaler": (words["system_upscalers"], catalog.upscalers()),
+        "restorer": (words["system_restorers"], catalog.restorers()),
+    }
     return {
         heading: {entry.name: _described(entry, words, told) for entry in entries}
         or {"–": words["system_weights_none"].format(folder=detect.FOLDERS[kind])}
@@ -119,7 +124,8 @@ def _described(entry: Entry, words: Words, told: Told) -> str:
     if entry.problem:
         return told(entry.problem)
     found = entry.found
-    name, size = detect.NAMES.get(found.architecture, ""), gigabytes(found.bytes)
+    name = detect.NAMES.get(found.architecture) or (f"{found.scale}×" if found.scale else "")
+    size = gigabytes(found.bytes)
     line = words["system_weights_inpaint" if found.inpaint else "system_weights_line"]
     return line.format(architecture=name, size=size) if name else size
 

@@ -10,8 +10,8 @@ from extensions.sadtalker.jobs import NONE
 from webui.plugin_api import Job, Studio
 
 STAGES = (
-    "used_seconds_face", "used_seconds_prepare", "used_seconds_voice", "used_seconds_reference", "used_seconds_motion",
-    "used_seconds_first_preview", "used_seconds_render", "used_seconds_total",
+    "used_seconds_face", "used_seconds_models", "used_seconds_prepare", "used_seconds_voice", "used_seconds_reference",
+    "used_seconds_motion", "used_seconds_first_preview", "used_seconds_render", "used_seconds_total",
 )  # fmt: skip
 
 

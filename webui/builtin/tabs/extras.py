@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -12,7 +12,7 @@ import gradio as gr
 from webui.builtin.kinds import LONGEST_SIDE, ExtrasRequest, any_size
 from webui.builtin.tabs import results, sources
 from webui.builtin.tabs.common import PICTURE_HEIGHT, QUIET
-from webui.plugin_api import Artifact, InvalidRequest, Studio
+from webui.plugin_api import Artifact, InvalidRequest, ModelMissing, Studio, upscale
 from webui.weights.catalog import Catalog, Entry, shared
 from webui.weights.detect import NAMES
 
@@ -20,8 +20,6 @@ KIND = "extras"
 PICTURE, FOLDER = "picture", "folder"
 BY, TO = "by", "to"
 NONE = "None"
-WITHOUT_FILE = {"Lanczos": 2, "Nearest": 2}
-"""Upscalers that are always there, with a scale to begin with."""
 UNKNOWN_SCALE = 4
 FITTING = (1920, 1080)
 
@@ -111,6 +109,8 @@ class Form:
         updates |= {self.mode: TO if size else BY, self.by: gr.update(visible=not size), self.to: gr.update(visible=bool(size))}
         if size:
             updates[self.width], updates[self.height] = any_size(size)
+        elif request.get("upscaler") and not request.get("scale"):
+            updates[self.options["scale"]] = self.own_scale(request["upscaler"])
         if request.get("image"):
             return updates | self.take(self.studio.artifacts.get(request["image"]), visitor)
         return updates | {self.picture: None}
@@ -121,17 +121,22 @@ class Form:
             known, lite = self._catalog, self.studio.settings.lite
             upscalers, restorers = ([], []) if lite else (known.upscalers(), known.restorers())
             none = (self.studio.say("none", visitor), NONE)
-            names = [none, *((name, name) for name in WITHOUT_FILE), *((_named(one), one.stem) for one in _sound(upscalers))]
+            plain = ((name, name) for name in upscale.WITHOUT_FILE)
+            names = [none, *plain, *((_named(one), one.stem) for one in _sound(upscalers))]
             faces = [none, *((_named(one), one.stem) for one in _sound(restorers))]
             note = self._note(visitor, upscalers, restorers)
             return [gr.update(choices=names), gr.update(choices=names), gr.update(choices=faces), note]
 
     def own_scale(self, name: str) -> Any:
         """The scale of an upscaler that was chosen."""
-        if name in WITHOUT_FILE or name == NONE:
-            return WITHOUT_FILE.get(name, gr.skip())
-        found = next((one.found for one in _sound(self._catalog.upscalers()) if one.stem == name), None)
-        return (found and found.scale) or UNKNOWN_SCALE
+        if name == NONE:
+            return gr.skip()
+        if upscale.without_file(name):
+            return upscale.Filter.scale
+        try:
+            return self._catalog.find_upscaler(name).found.scale or UNKNOWN_SCALE
+        except ModelMissing:
+            return UNKNOWN_SCALE
 
     def _note(self, visitor: gr.Request, upscalers: list[Entry], restorers: list[Entry]) -> str:
         say = self.studio.say
@@ -190,7 +195,7 @@ def _source(studio: Studio) -> dict[str, Any]:
 def _settings(studio: Studio) -> dict[str, Any]:
     options: dict[str, Any] = {}
     with gr.Row(equal_height=False, elem_classes="picture-row"):
-        options["upscaler"] = _dropdown(studio, "upscaler", [*WITHOUT_FILE], scale=5, min_width=150)
+        options["upscaler"] = _dropdown(studio, "upscaler", upscale.WITHOUT_FILE, scale=5, min_width=150)
         refresh = gr.Button(
             studio.text("refresh"), size="sm", min_width=86, scale=0, elem_id="extras-refresh", elem_classes="picture-button"
         )
@@ -199,7 +204,7 @@ def _settings(studio: Studio) -> dict[str, Any]:
     mode = gr.Radio(modes, value=BY, show_label=False, container=False, elem_id="extras-mode")
     with gr.Column(elem_classes="picture-size") as by:
         options["scale"] = gr.Slider(
-            1, 8, WITHOUT_FILE["Lanczos"], step=0.25, label=studio.text("field_scale"), info=studio.text("help_scale"),
+            1, 8, upscale.Filter.scale, step=0.25, label=studio.text("field_scale"), info=studio.text("help_scale"),
             elem_id="field-extras-scale",
         )  # fmt: skip
     with gr.Column(visible=False, elem_classes="picture-size") as to:
@@ -224,12 +229,12 @@ def _more(studio: Studio) -> dict[str, Any]:
     """What is seldom changed; on a phone it stands below the result."""
     options: dict[str, Any] = {}
     with gr.Accordion(studio.text("second_upscaler"), open=False, elem_id="extras-second"), gr.Row(equal_height=False):
-        options["upscaler_2"] = _dropdown(studio, "upscaler_2", [*WITHOUT_FILE])
+        options["upscaler_2"] = _dropdown(studio, "upscaler_2", upscale.WITHOUT_FILE)
         options |= studio.widgets(ExtrasRequest, ("upscaler_2_visibility",))
     return options | studio.widgets(ExtrasRequest, ("fidelity", "format"))
 
 
-def _dropdown(studio: Studio, name: str, choices: list[str], **how: Any) -> gr.Dropdown:
+def _dropdown(studio: Studio, name: str, choices: Sequence[str], **how: Any) -> gr.Dropdown:
     # Any name can be typed: a job's settings may name a file that is not here, which is said when it is wanted.
     return gr.Dropdown(
         [(studio.text("none"), NONE), *((one, one) for one in choices)], value=NONE, label=studio.text(f"field_{name}"),

@@ -56,10 +56,12 @@ def build(studio: Studio) -> None:
 
 def _facts(studio: Studio, path: str | None, text: str, visitor: gr.Request) -> str:
     """Prompts and facts in a table, or the sentence that there are none."""
-    if not text:
+    processed = (infotext.postprocessing(path) if path else None) or ""
+    if not text and not processed:
         key = "pnginfo_none" if path else "pnginfo_hint"
         return f'<p class="hint">{escape(studio.say(key, visitor))}</p>'
     found = infotext.read(text)
     prompts = {"field_prompt": found.prompt, "field_negative": found.negative_prompt}
     rows = {studio.say(key, visitor): words for key, words in prompts.items() if words}
-    return studio.facts(rows | found.facts)
+    done = {studio.say("used_postprocessing", visitor): processed} if processed and processed not in text else {}
+    return studio.facts(rows | found.facts | done)
