@@ -340,7 +340,7 @@ def test_a_command_of_an_added_extension_reaches_the_app(ready, tmp_path):
         assert ready.report("echo", "--text", "hello")["argv"] == ["echo", "--text", "hello"]
         assert ready.report("echo", "--help")["argv"] == ["echo", "--help"]
         shutil.rmtree(folder)
-        assert "There are talk, txt2img, img2img, inpaint, test" in ready.start("echo").stderr
+        assert "There are talk, txt2img, img2img, inpaint, extras, test" in ready.start("echo").stderr
     finally:
         shutil.rmtree(ready.root / "extensions")
 

@@ -51,6 +51,7 @@ usage: {launcher} [set-up options] [settings]              set up what is missin
        {launcher} txt2img PROMPT [--out F.png] [...]       make a picture; `txt2img --help` lists its options
        {launcher} img2img PROMPT --image FILE [...]        make a picture of another one
        {launcher} inpaint PROMPT --image FILE --mask FILE  make a part of a picture anew
+       {launcher} extras IMAGE [--upscaler NAME] [...]     enlarge a picture, restore its faces
        {launcher} test [pytest's arguments]                run the tests
 
 set-up options:
@@ -63,6 +64,7 @@ settings:
   --settings FILE       settings file (settings.toml)
   --models-dir DIR      where the weights are (models)
   --outputs-dir DIR     where results go (outputs)
+  --sadtalker-dir DIR   a checkpoints folder of an existing SadTalker, used where it is (models/SadTalker alone)
   --device DEVICE       auto, cpu, mps, cuda or cuda:N; several with commas between, each works on its own job (auto)
   --database-url URL    the table of jobs, e.g. in PostgreSQL for several servers (a file in the outputs folder)
   --longest-side PIXELS
@@ -78,7 +80,8 @@ settings:
                         pictures in memory by pixels, not by colours: auto, on or off
   --vae-slicing SWITCH  decode pictures one by one: auto, on or off
   --vae-tiling SWITCH   decode pictures in parts: auto, on or off
-  --compile             compile the UNet's blocks: the first picture takes minutes, the next ones less than before
+  --compile             compile the UNet's blocks, and on cards those of SadTalker's renderer: what comes first takes
+                        minutes, the rest less
   --nsfw-filter SWITCH  blur what the safety checker flags, where its weights are in models/safety-checker: on or off (on)
   --listen              let other computers on the network in
   --port PORT           port of the page (7860, or the next free one)
@@ -108,9 +111,12 @@ Each option is explained here once the full set-up is done: run {launcher} first
 """
 COMMAND_USAGE = {
     "talk": """\
-usage: {launcher} talk PORTRAIT VOICE [--out F.mp4] [--engine auto|builtin|sadtalker]
+usage: {launcher} talk PORTRAIT [VOICE] [--out F.mp4] [--engine auto|builtin|sadtalker]
            [--preprocess crop|extcrop|resize|full|extfull] [--still] [--pose-style 0..45] [--size 256|512]
-           [--expression-scale X] [--no-blink] [--fps 25] [--seed N] [--face K] [--json] [--server URL]
+           [--expression-scale X] [--no-blink] [--idle SECONDS] [--reference-blink FILE] [--reference-pose FILE]
+           [--yaw 0,20,-10] [--pitch 0,10] [--roll 0,5] [--enhancer NAME] [--enhancer-strength X]
+           [--background-enhancer NAME] [--upscale 1|2|4] [--accuracy fast|exact] [--batch-size N] [--show-landmarks]
+           [--fps 25] [--seed N] [--face K] [--json] [--server URL]
 
 Each option is explained here once the set-up is done: run {launcher} or {launcher} --lite first.
 """,
@@ -127,6 +133,13 @@ usage: {launcher} inpaint PROMPT [--image FILE] [--mask FILE] [--mask-blur N] [-
            [--content fill|original|latent noise|latent nothing] [--resize stretch|crop|fill|latent]
 """
     + _PICTURE_USAGE,
+    "extras": """\
+usage: {launcher} extras IMAGE [--upscaler NAME] [--upscaler-2 NAME] [--upscaler-2-visibility X] [--scale X] [--size WxH]
+           [--no-crop] [--restore NAME] [--restore-strength X] [--fidelity X] [--format png|jpg|webp] [--out F.png] [--json]
+           [--server URL]
+
+Each option is explained here once the full set-up is done: run {launcher} first.
+""",
     "test": """\
 usage: {launcher} test [pytest's arguments]
 
