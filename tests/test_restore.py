@@ -428,7 +428,7 @@ def test_a_clip_does_not_flicker(restorer: Restorer, photo: np.ndarray, face: Fa
 @pytest.mark.long
 def test_gfpgan_does_not_flicker(gfpgan: Restorer, photo: np.ndarray, face: Face):
     """Against upstream's use of it: new noise in every frame, a face found anew in each."""
-    frames, seen, still = clip(photo, face, 4)
+    frames, seen, still = clip(photo, face, 3)
     singly = []
     for frame, points in zip(frames, seen, strict=True):
         place = Alignment.of_points(points)
