@@ -239,7 +239,7 @@ def test_running_out_of_memory_is_said(service: JobService):
     [
         ({"portrait": "x", "voice": "y", "pose_style": 46}, "'pose_style' must be at most 45, not 46."),
         ({"portrait": "x", "voice": "y", "fps": 1}, "'fps' must be at least 10, not 1."),
-        ({"portrait": "x"}, "'voice' is missing."),
+        ({"portrait": "x"}, "give either a voice or idle"),
         ({"portrait": "x", "voice": "y", "mood": 1}, "'mood' is not an option here."),
         ({"portrait": "x", "voice": "y", "engine": "magic"}, "'engine' must be 'auto', 'builtin' or 'sadtalker', not"),
         ({"portrait": "x", "voice": "y", "seed": "soon"}, "'seed' must be a whole number, not 'soon'."),
