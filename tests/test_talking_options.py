@@ -249,7 +249,7 @@ def test_a_restored_face_does_not_flicker_in_the_video(begin, files, networks, e
     """From frame to frame it changes little more than the face that it was made from; a frame restored by itself, much more."""
 
     def video(name, enhancer):
-        fields = {"engine": engine, "idle": 0.2, "blink": False, "preprocess": "crop", "enhancer": enhancer}
+        fields = {"engine": engine, "idle": 0.16, "blink": False, "preprocess": "crop", "enhancer": enhancer}
         return media.video_frames(made(begin(name), **fields).artifacts[0].path).astype(int)
 
     plain, restored = video("plain", "none"), video("restored", "RestoreFormer")
@@ -262,8 +262,8 @@ def test_a_restored_face_does_not_flicker_in_the_video(begin, files, networks, e
 
 
 def test_with_an_enhancer_too_a_crash_leaves_no_trace(begin, files, monkeypatch):
-    monkeypatch.setattr(segments, "SEGMENT_SECONDS", 0.2)
-    fields = {"idle": 0.24, "enhancer": "RestoreFormer"}
+    monkeypatch.setattr(segments, "SEGMENT_SECONDS", 0.12)
+    fields = {"idle": 0.16, "enhancer": "RestoreFormer"}
     expected = made(begin("whole"), **fields).artifacts[0].path.read_bytes()
 
     def on(*now):
