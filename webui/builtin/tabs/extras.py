@@ -79,17 +79,8 @@ class Form:
     def queue_all(self, values: dict[Any, Any], visitor: gr.Request) -> Updates:
         """A job for each picture of the folder."""
         with self.studio.guard(visitor):
-            if not values[self.files]:
-                raise InvalidRequest(self.studio.say("no_folder", visitor))
-            asked = self.asked(values)
-            pictures, others = sources.folder(self.studio, values[self.files])
-            for picture in pictures:
-                self.studio.submit(KIND, asked | {"image": picture.id}, visitor)
-            said = self.studio.say("folder_queued", visitor, count=len(pictures))
-            if others:
-                said += " " + self.studio.say("folder_left_out", visitor, count=len(others), first=others[0])
-            self.studio.tell(said, warning=not pictures)
-            return {self.queued: f'<p class="hint" role="status">{escape(said)}</p>', self.files: None}
+            said = sources.queue_folder(self.studio, KIND, self.asked(values), values[self.files], visitor)
+            return {self.queued: said, self.files: None}
 
     def show(self, path: str, visitor: gr.Request) -> str | None:
         """A file of a kind that the browser may not show."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -124,18 +123,8 @@ class Events:
     def queue(self, values: dict[Any, Any], visitor: gr.Request) -> dict[Any, Any]:
         """A job for each picture of the folder, all with the settings as they are."""
         with self.studio.guard(visitor):
-            paths = values[self.source.files]
-            if not paths:
-                raise InvalidRequest(self.studio.say("no_folder", visitor))
-            asked = self.form.asked(values)
-            pictures, others = sources.folder(self.studio, paths)
-            for picture in pictures:
-                self.studio.submit(KIND, asked | {"image": picture.id}, visitor)
-            said = self.studio.say("folder_queued", visitor, count=len(pictures))
-            if others:
-                said += " " + self.studio.say("folder_left_out", visitor, count=len(others), first=others[0])
-            self.studio.tell(said, warning=not pictures)
-            return {self.source.queued: f'<p class="hint" role="status">{escape(said)}</p>', self.source.files: None}
+            said = sources.queue_folder(self.studio, KIND, self.form.asked(values), values[self.source.files], visitor)
+            return {self.source.queued: said, self.source.files: None}
 
     def take(self, artifact: Artifact, visitor: gr.Request) -> dict[Any, Any]:
         """A picture that another tab sent."""

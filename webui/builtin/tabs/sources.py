@@ -6,12 +6,14 @@ An input shows a stand-in (webui.plugin_api.Studio.picture_input): the original 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from webui.plugin_api import Artifact, InvalidRequest, MediaError, Studio, read_picture
 
 if TYPE_CHECKING:
+    import gradio as gr
     import numpy as np
 
 SKETCH, MASK = "sketch.png", "mask.png"
@@ -77,6 +79,24 @@ def folder(studio: Studio, paths: Sequence[str]) -> tuple[list[Artifact], list[s
         except (MediaError, InvalidRequest):
             others.append(path.name)
     return pictures, others
+
+
+def queue_folder(
+    studio: Studio, kind: str, asked: Mapping[str, Any], paths: Sequence[str] | None, visitor: gr.Request
+) -> str:
+    """A job of this kind for each picture among a folder's files, all with what is asked. HTML: what was queued and what was left
+    out. Raises InvalidRequest when there is no folder.
+    """
+    if not paths:
+        raise InvalidRequest(studio.say("no_folder", visitor))
+    pictures, others = folder(studio, paths)
+    for picture in pictures:
+        studio.submit(kind, {**asked, "image": picture.id}, visitor)
+    said = studio.say("folder_queued", visitor, count=len(pictures))
+    if others:
+        said += " " + studio.say("folder_left_out", visitor, count=len(others), first=others[0])
+    studio.tell(said, warning=not pictures)
+    return f'<p class="hint" role="status">{escape(said)}</p>'
 
 
 def _stored(studio: Studio, picture: Any, name: str) -> Artifact:
