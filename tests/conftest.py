@@ -15,6 +15,11 @@ from tests.servers import OUTPUTS
 PROJECT = Path(__file__).resolve().parent.parent
 EXAMPLES = PROJECT / "extensions" / "sadtalker" / "examples"
 
+# Before PyTorch is loaded, and for the programs that tests start: tests that run side by side have one thread each. Two with all
+# processors' threads take twice the time, in which threads wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "outside_ci: needs what continuous integration has not; may be skipped there")

@@ -93,11 +93,11 @@ def browser() -> Iterator[sync_api.Browser]:
 
 @pytest.fixture(scope="module")
 def long_voice_file(voice_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The voice twice: its video takes long enough for things to happen meanwhile."""
+    """The voice twelve times: its video takes long enough for pages to be opened meanwhile on a machine that is busy."""
     path = tmp_path_factory.mktemp("voice") / "long.wav"
     with wave.open(str(voice_file)) as sound, wave.open(str(path), "wb") as longer:
         longer.setparams(sound.getparams())
-        longer.writeframes(sound.readframes(sound.getnframes()) * 2)
+        longer.writeframes(sound.readframes(sound.getnframes()) * 12)
     return path
 
 
@@ -111,9 +111,16 @@ def phone(browser: sync_api.Browser, server: Server) -> Iterator[sync_api.Page]:
     yield from opened(browser, server, viewport={"width": 375, "height": 800}, locale="zh-CN")
 
 
+def somebody(browser: sync_api.Browser, **how) -> sync_api.BrowserContext:
+    """Somebody with a browser of their own. The first work of a busy machine waits for PyTorch."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **how})
+    context.set_default_timeout(120_000)
+    return context
+
+
 def opened(browser: sync_api.Browser, server: Server, **how) -> Iterator[sync_api.Page]:
     """A page of its own visitor. A script error in it fails the test."""
-    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **how})
+    context = somebody(browser, **how)
     page, errors = context.new_page(), []
     page.on("pageerror", lambda error: errors.append(str(error)))
     open_sadtalker(page, server.url)
@@ -155,13 +162,13 @@ def percent(page: sync_api.Page) -> int:
 
 
 def video_facts(page: sync_api.Page) -> dict:
-    video = page.wait_for_selector("#sadtalker-video video", timeout=120_000)
-    page.wait_for_function("document.querySelector('#sadtalker-video video').readyState >= 2", timeout=20_000)
+    video = page.wait_for_selector("#sadtalker-video video")
+    page.wait_for_function("document.querySelector('#sadtalker-video video').readyState >= 2")
     return video.evaluate(BRIGHTNESS)
 
 
 def sentence(page: sync_api.Page, text: str) -> None:
-    page.get_by_text(text).first.wait_for(timeout=60_000)
+    page.get_by_text(text).first.wait_for()
     assert page.get_by_text("Traceback").count() == 0
 
 
@@ -170,7 +177,7 @@ def test_photo_and_voice_become_a_video_that_plays(page: sync_api.Page, portrait
         seconds = sound.getnframes() / sound.getframerate()
     drop(page, portrait_file, voice_file)
     page.click("#sadtalker-generate")
-    page.wait_for_selector(".job-preview img", timeout=60_000)
+    page.wait_for_selector(".job-preview img")
     assert page.get_attribute("[role=progressbar]", "aria-valuenow").isdigit()
     facts = video_facts(page)
     assert facts["duration"] == pytest.approx(seconds, abs=0.1)
@@ -195,10 +202,10 @@ def test_cancel_stops_within_a_second_and_leaves_a_video_that_plays(
     page.fill("#field-sadtalker-fps input[type=number]", "60")
     assert page.input_value(SEED) == "", "empty draws a seed, and stays empty"
     page.click("#sadtalker-generate")
-    page.wait_for_selector(".job-preview img", timeout=60_000)
+    page.wait_for_selector(".job-preview img")
     begun = time.monotonic()
     page.click("#sadtalker-cancel")
-    page.wait_for_selector("#sadtalker-generate:enabled", timeout=20_000)
+    page.wait_for_selector("#sadtalker-generate:enabled")
     assert time.monotonic() - begun < 1.5
     facts = video_facts(page)
     assert facts["duration"] > 0 and min(facts["means"]) > 20
@@ -210,14 +217,14 @@ def test_a_reloaded_page_goes_on_with_its_job_and_can_cancel_it(
 ):
     drop(page, portrait_file, long_voice_file)
     page.click("#sadtalker-generate")
-    page.wait_for_selector("#sadtalker-card .job-preview img", timeout=60_000)
+    page.wait_for_selector("#sadtalker-card .job-preview img")
     job, before = page.evaluate(JOB), percent(page)
     page.reload()
-    page.wait_for_selector("#sadtalker-card .job-preview img", timeout=20_000)
+    page.wait_for_selector("#sadtalker-card .job-preview img")
     assert page.evaluate(JOB) == job and percent(page) >= before > 0
     page.click("#sadtalker-cancel")
-    page.wait_for_selector("#sadtalker-card .job-cancelled", timeout=20_000)
-    assert 0 < video_facts(page)["duration"] < 13, "what was finished is kept"
+    page.wait_for_selector("#sadtalker-card .job-cancelled")
+    assert 0 < video_facts(page)["duration"] < 78, "what was finished is kept"
 
 
 def test_a_job_survives_a_restart_of_the_server(
@@ -225,19 +232,19 @@ def test_a_job_survives_a_restart_of_the_server(
 ):
     port = free_port()
     command = [sys.executable, "app.py", "--port", str(port), "--outputs-dir", str(tmp_path / "outputs")]
-    context = browser.new_context(locale="en-US")
+    context = somebody(browser)
     page = context.new_page()
     with serving(command, port, tmp_path / "temp") as server:
         open_sadtalker(page, server.url)
         drop(page, portrait_file, voice_file)
         page.click("#sadtalker-generate")
-        page.wait_for_function(f"Number(document.querySelector('{BAR}')?.ariaValueNow) >= 20", timeout=60_000)
+        page.wait_for_function(f"Number(document.querySelector('{BAR}')?.ariaValueNow) >= 20")
         job = page.evaluate(JOB)
         page.evaluate("window.before = true")
     with serving(command, port, tmp_path / "temp"):
-        page.wait_for_function("!window.before", timeout=30_000)  # the page loads itself anew
+        page.wait_for_function("!window.before")  # the page loads itself anew
         assert page.evaluate(JOB) == job
-        page.wait_for_selector(f"{BAR}, #sadtalker-video video", timeout=30_000)
+        page.wait_for_selector(f"{BAR}, #sadtalker-video video")
         assert video_facts(page)["duration"] == pytest.approx(6.6, abs=0.1)
     context.close()
     assert len(list(tmp_path.glob("outputs/talk/*.mp4"))) == 1
@@ -252,10 +259,10 @@ def test_the_history_gives_settings_back(page: sync_api.Page, phone: sync_api.Pa
     assert "已完成" in phone.inner_text(".tile")
     phone.focus(".tile")
     phone.keyboard.press("Enter")
-    phone.wait_for_selector("#history-video video", timeout=20_000)
+    phone.wait_for_selector("#history-video video")
     assert phone.evaluate("document.documentElement.scrollWidth") <= 375
     phone.click("#history-again")
-    phone.wait_for_selector("#sadtalker-portrait img", timeout=20_000)
+    phone.wait_for_selector("#sadtalker-portrait img")
     form_is_filled(phone)
 
     open_history(page, search="424242")
@@ -297,7 +304,7 @@ def test_what_was_deleted_comes_back_and_the_keyboard_keeps_its_place(
     page.wait_for_selector(f".tile:only-child[data-job='{jobs[1]}']")
     page.click(".tile")
     page.click("#history-restore")
-    page.wait_for_selector("#history-video video", timeout=20_000)
+    page.wait_for_selector("#history-video video")
     page.click("#history-again")
     page.get_by_text("The settings of “_img src=x_ trio” are filled in.").wait_for()
 
@@ -319,12 +326,12 @@ def test_a_video_that_is_dropped_restores_its_settings(
     make_with_settings(page, portrait_file, voice_file)
     film = max(outputs.glob("talk/*.mp4"), key=lambda path: path.stat().st_mtime)
     page.reload()
-    page.wait_for_selector("#sadtalker-video video", timeout=60_000)
+    page.wait_for_selector("#sadtalker-video video")
     page.set_input_files("#sadtalker .drop-zone input[type=file]", film)
-    page.wait_for_selector("#sadtalker-portrait img", timeout=20_000)
+    page.wait_for_selector("#sadtalker-portrait img")
     form_is_filled(page)
     page.reload()
-    page.wait_for_selector("#sadtalker-video video", timeout=60_000)
+    page.wait_for_selector("#sadtalker-video video")
     renamed = shutil.copy(film, tmp_path / "a film.mp4")
     open_history(page)
     page.set_input_files("#history .drop-zone input[type=file]", renamed)
@@ -348,8 +355,8 @@ def make_with_settings(page: sync_api.Page, portrait: Path, voice: Path) -> None
 
 def form_is_filled(page: sync_api.Page) -> None:
     """With what make_with_settings has filled in."""
-    page.wait_for_selector("#sadtalker-voice #waveform", timeout=20_000)
-    page.wait_for_selector(SEED, timeout=20_000)
+    page.wait_for_selector("#sadtalker-voice #waveform")
+    page.wait_for_selector(SEED)
     assert page.get_by_role("radio", name=re.compile("full")).first.is_checked()
     assert page.input_value(SEED) == "424242"
 
@@ -359,31 +366,33 @@ def test_a_second_job_is_refused_while_one_runs(page: sync_api.Page, portrait_fi
     page.click("#sadtalker-advanced button")
     page.fill("#field-sadtalker-fps input[type=number]", "60")
     page.click("#sadtalker-generate")
-    page.wait_for_selector(".job-preview img", timeout=60_000)
+    page.wait_for_selector(".job-preview img")
     job, portrait = page.evaluate(JOB), page.get_attribute("#sadtalker-portrait img", "src")
     page.click("#sadtalker-examples button.gallery-item >> nth=1")
     sentence(page, "Your video is still being made.")
     assert page.evaluate(JOB) == job
     assert page.get_attribute("#sadtalker-portrait img", "src") == portrait
     page.click("#sadtalker-cancel")
-    page.wait_for_selector("#sadtalker-generate:enabled", timeout=20_000)
+    page.wait_for_selector("#sadtalker-generate:enabled")
     assert page.locator(".job-cancelled").count() == 1
     before = page.get_attribute("#sadtalker-video video", "src")
     page.click("#sadtalker-examples button.gallery-item >> nth=1")
-    page.wait_for_function(OTHER_VIDEO, arg=before, timeout=60_000)
+    page.wait_for_function(OTHER_VIDEO, arg=before)
     assert page.evaluate(JOB) != job, "once it has ended, the next may begin"
 
 
 def test_a_closed_tab_stops_nothing(page: sync_api.Page, server: Server, portrait_file: Path, long_voice_file: Path):
     drop(page, portrait_file, long_voice_file)
     page.click("#sadtalker-generate")
-    page.wait_for_selector("[role=progressbar]", timeout=60_000)
-    job = page.evaluate(JOB)
+    page.wait_for_selector("#sadtalker-card .job-preview img")
+    job, before = page.evaluate(JOB), percent(page)
     page.goto("about:blank")
     again = page.context.new_page()
     open_sadtalker(again, server.url)
-    again.wait_for_selector(BAR, timeout=20_000)
+    again.wait_for_selector(BAR)
     assert again.evaluate(JOB) == job, "a new tab shows what is being made"
+    again.wait_for_function(f"Number(document.querySelector('{BAR}').ariaValueNow) > {before}")
+    again.click("#sadtalker-cancel")
     assert video_facts(again)["width"] == 512
 
 
@@ -391,21 +400,19 @@ def test_who_looks_on_may_begin_a_video_of_their_own(
     page: sync_api.Page, server: Server, portrait_file: Path, long_voice_file: Path, voice_file: Path
 ):
     drop(page, portrait_file, long_voice_file)
-    page.click("#sadtalker-advanced button")
-    page.fill("#field-sadtalker-fps input[type=number]", "60")
     page.click("#sadtalker-generate")
-    page.wait_for_selector(".job-preview img", timeout=60_000)
+    page.wait_for_selector(".job-preview img")
     theirs = page.evaluate(JOB)
-    second = page.context.browser.new_context(locale="en-US").new_page()
+    second = somebody(page.context.browser).new_page()
     open_sadtalker(second, server.url)
-    second.wait_for_selector(".job-preview img", timeout=20_000)
+    second.wait_for_selector(".job-preview img")
     drop(second, portrait_file, voice_file)
     second.click("#sadtalker-generate")
-    second.wait_for_function(f"{JOB} !== '{theirs}'", timeout=20_000)
-    second.wait_for_selector("#sadtalker-generate:disabled", timeout=20_000)
+    second.wait_for_function(f"{JOB} !== '{theirs}'")
+    second.wait_for_selector("#sadtalker-generate:disabled")
     assert page.locator("#sadtalker-card .job-running").count() == 1 and page.evaluate(JOB) == theirs
     page.click("#sadtalker-cancel")
-    second.wait_for_selector("#sadtalker-video video", timeout=90_000)
+    second.wait_for_selector("#sadtalker-video video")
     assert second.evaluate(JOB) != theirs
     second.context.close()
 
@@ -416,17 +423,17 @@ def test_another_computer_finds_the_running_job_and_no_finished_one(
     drop(page, portrait_file, long_voice_file)
     drop(phone, portrait_file)
     page.click("#sadtalker-generate")
-    page.wait_for_selector(".job-preview img", timeout=60_000)
-    second = page.context.browser.new_context(locale="en-US").new_page()
+    page.wait_for_selector(".job-preview img")
+    second = somebody(page.context.browser).new_page()
     open_sadtalker(second, server.url)
-    second.wait_for_selector(".job-preview img", timeout=20_000)
+    second.wait_for_selector(".job-preview img")
     assert second.evaluate(JOB) == page.evaluate(JOB)
     assert phone.is_visible("#sadtalker-card .hint") and phone.is_enabled("#sadtalker-generate"), "who prepares a form goes on"
     second.click("#sadtalker-cancel")
     for visitor in (page, second):
-        visitor.wait_for_selector("#sadtalker-card .job-cancelled", timeout=20_000)
+        visitor.wait_for_selector("#sadtalker-card .job-cancelled")
     phone.reload()
-    phone.wait_for_selector("#sadtalker-card .hint", timeout=20_000)
+    phone.wait_for_selector("#sadtalker-card .hint")
     assert phone.locator("#sadtalker-video video").count() == 0
     second.context.close()
 
@@ -439,9 +446,9 @@ def test_two_visitors_each_see_their_own_job(
         visitor.click("#sadtalker-advanced button")
         visitor.get_by_role("radio", name=size).check()
     page.click("#sadtalker-generate")
-    page.wait_for_selector("[role=progressbar]", timeout=60_000)
+    page.wait_for_selector("[role=progressbar]")
     phone.click("#sadtalker-generate")
-    phone.get_by_text("排队中").wait_for(timeout=60_000)
+    phone.get_by_text("排队中").wait_for()
     assert (video_facts(page)["width"], video_facts(phone)["width"]) == (512, 256)
 
 
@@ -451,7 +458,7 @@ def test_bad_input_is_a_sentence(page: sync_api.Page, tmp_path: Path, voice_file
     Image.fromarray(np.full((400, 400, 3), 128, np.uint8)).save(tmp_path / "wall.png")
     drop(page, tmp_path / "wall.png", voice_file)
     page.click("#sadtalker-generate")
-    page.wait_for_selector(".job-error", timeout=60_000)
+    page.wait_for_selector(".job-error")
     error = page.inner_text(".job-error")
     assert "face" in error.lower()
     page.wait_for_timeout(500)
@@ -464,7 +471,7 @@ def test_a_file_that_is_no_picture_is_a_sentence(page: sync_api.Page, tmp_path: 
     page.set_input_files("#sadtalker-portrait input[type=file]", tmp_path / "letter.png")
     drop(page, voice=voice_file)
     page.click("#sadtalker-generate")
-    page.wait_for_selector(".job-error", timeout=60_000)
+    page.wait_for_selector(".job-error")
     assert "letter" in page.inner_text(".job-error")
 
 
@@ -476,22 +483,22 @@ def test_an_iphone_photo_and_the_sound_of_a_video_are_taken(
     pillow_heif.register_heif_opener()
     Image.open(portrait_file).save(tmp_path / "IMG 照片.heic")
     choose(page, "#sadtalker-other-portrait", tmp_path / "IMG 照片.heic")
-    page.wait_for_selector("#sadtalker-portrait img", timeout=30_000)
+    page.wait_for_selector("#sadtalker-portrait img")
     page.wait_for_function("document.querySelector('#sadtalker-portrait img').naturalWidth > 100")
     drop(page, voice=voice_file)
     page.click("#sadtalker-generate")
     assert video_facts(page)["width"] == 512
     film = next(outputs.glob("talk/*.mp4"))
     page.reload()
-    page.wait_for_selector("#sadtalker-video video", timeout=60_000)
+    page.wait_for_selector("#sadtalker-video video")
     choose(page, "#sadtalker-other-portrait", film)
-    page.wait_for_selector("#sadtalker-portrait img", timeout=30_000)
+    page.wait_for_selector("#sadtalker-portrait img")
     choose(page, "#sadtalker-other-voice", film)
-    page.wait_for_selector("#sadtalker-voice #waveform", timeout=30_000)
+    page.wait_for_selector("#sadtalker-voice #waveform")
     before = page.get_attribute("#sadtalker-video video", "src")
     page.click("#sadtalker-generate")
     # A warm studio may be done before a preview is seen, so the new video itself is waited for.
-    page.wait_for_function(OTHER_VIDEO, arg=before, timeout=60_000)
+    page.wait_for_function(OTHER_VIDEO, arg=before)
     assert video_facts(page)["width"] == 512
 
 
@@ -505,7 +512,7 @@ def test_an_example_is_one_click_on_a_phone_in_chinese(phone: sync_api.Page):
         assert re.search(row, used), (row, used)
     before = phone.get_attribute("#sadtalker-video video", "src")
     phone.click("#sadtalker-generate")
-    phone.wait_for_function(OTHER_VIDEO, arg=before, timeout=60_000)
+    phone.wait_for_function(OTHER_VIDEO, arg=before)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 375
 
 
@@ -572,7 +579,7 @@ def test_png_info_shows_what_a_picture_was_made_with_and_fills_the_form(
     assert "a woman with <b>red</b> hair" in facts and re.search(r"Sampler\s+Euler a", facts)
     assert page.input_value("#pnginfo-text textarea") == A1111
     page.click("#pnginfo-use")
-    page.wait_for_selector("#field-txt2img-prompt textarea", timeout=20_000)
+    page.wait_for_selector("#field-txt2img-prompt textarea")
     page.wait_for_function("document.querySelector('#field-txt2img-prompt textarea').value")
     assert page.input_value("#field-txt2img-prompt textarea") == "a woman with <b>red</b> hair"
     assert page.input_value("#field-txt2img-seed input, #field-txt2img-seed textarea") == "4242"
@@ -586,7 +593,7 @@ def test_a_picture_is_sent_on_from_png_info_on_a_phone_in_chinese(phone: sync_ap
     assert phone.evaluate("document.documentElement.scrollWidth") <= 375
     assert phone.inner_text("#send-pnginfo-send_sadtalker") == "发送到 SadTalker"
     phone.click("#send-pnginfo-send_sadtalker")
-    phone.wait_for_selector("#sadtalker-portrait img", timeout=20_000)
+    phone.wait_for_selector("#sadtalker-portrait img")
     assert phone.locator("[role=tab][aria-selected=true]").inner_text() == "SadTalker"
     plain = tmp_path / "plain.png"
     Image.open(portrait_file).save(plain)
@@ -653,18 +660,18 @@ def test_an_extensions_tab_paints_and_its_pictures_go_everywhere(browser: sync_a
     (folder / "locales" / "en.json").write_text('{"tab_painter": "Painter\'s", "send_painter": "To the painter"}')
     command = start_program(extensions, "--port", str(port), "--outputs-dir", str(tmp_path / "outputs"))
     with serving(command, port, tmp_path / "temp") as server:
-        page = browser.new_context(locale="en-US").new_page()
+        page = somebody(browser).new_page()
         page.goto(server.url)
         page.get_by_role("tab", name="Painter's").click()
         page.fill("#painter-prompt textarea", "my")
         page.keyboard.press("Control+Enter")
-        page.wait_for_selector("#painter-shown img", timeout=60_000)
+        page.wait_for_selector("#painter-shown img")
         page.click("#send-painter-send_pnginfo")
         page.get_by_role("cell", name="my red").wait_for()
         page.click("#send-pnginfo-send_painter")
         page.wait_for_function("document.querySelector('#painter-taken textarea, #painter-taken input').value.includes('my red')")
         page.reload()
-        page.wait_for_selector("#painter-shown img", timeout=60_000)
+        page.wait_for_selector("#painter-shown img")
 
         open_history(page)
         page.click(".tile")

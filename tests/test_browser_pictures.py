@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.servers import PROJECT, Server, free_port, serving
-from tests.test_browser import CHROMIUM, browser, open_history, sync_api, video_facts
+from tests.test_browser import CHROMIUM, browser, open_history, somebody, sync_api, video_facts
 from training.pocket import portraits
 from training.pocket.attributes import Person
 from webui.imaging import infotext
@@ -26,9 +26,6 @@ pytestmark = [
 ]
 
 __all__ = ["browser"]
-
-WAIT = 120_000
-"""Milliseconds: the first picture waits for torch to be imported."""
 
 TABS = {"txt2img": ("txt2img", "文生图"), "img2img": ("img2img", "图生图"), "inpaint": ("Inpaint", "局部重绘")}
 
@@ -88,7 +85,7 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(browser: sync_api.Browser, server: Server, **how) -> Iterator[sync_api.Page]:
     """A page of its own visitor. A script error in it fails the test."""
-    context = browser.new_context(**{"viewport": {"width": 1280, "height": 1000}, "locale": "en-US", **how})
+    context = somebody(browser, **{"viewport": {"width": 1280, "height": 1000}, **how})
     page, errors = context.new_page(), []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(server.url)
@@ -100,7 +97,7 @@ def opened(browser: sync_api.Browser, server: Server, **how) -> Iterator[sync_ap
 
 def ready(page: sync_api.Page) -> None:
     """The lists of models are there."""
-    page.wait_for_selector("#txt2img-model-note p", timeout=WAIT)
+    page.wait_for_selector("#txt2img-model-note p")
 
 
 def open_tab(page: sync_api.Page, tab: str) -> None:
@@ -131,8 +128,8 @@ def generate(page: sync_api.Page, tab: str) -> str:
 
 def done(page: sync_api.Page, tab: str, before: str = "") -> None:
     other = "([tab, before]) => { const at = (id) => document.querySelector(`#${tab}-${id} :is(textarea, input)`)?.value;"
-    page.wait_for_function(other + " return at('made') !== before && at('artifact'); }", arg=[tab, before], timeout=WAIT)
-    page.wait_for_selector(f"#{tab}-gallery img", timeout=WAIT)
+    page.wait_for_function(other + " return at('made') !== before && at('artifact'); }", arg=[tab, before])
+    page.wait_for_selector(f"#{tab}-gallery img")
 
 
 def made(outputs: Path, artifact: str) -> Path:
@@ -193,7 +190,7 @@ def test_a_person_made_from_words_talks(page: sync_api.Page, voice_file: Path):
     write(page, "txt2img", prompt="portrait of a smiling young woman with brown hair, blue background", seed="11", steps="20")
     artifact = generate(page, "txt2img")
     page.click("#send-txt2img-send_sadtalker")
-    page.wait_for_selector(f"#sadtalker-portrait img[src*='{artifact}']", timeout=WAIT)
+    page.wait_for_selector(f"#sadtalker-portrait img[src*='{artifact}']")
     page.set_input_files("#sadtalker-voice input[type=file]", voice_file)
     page.wait_for_selector("#sadtalker-voice [data-testid=waveform-sadtalker-voice], #sadtalker-voice #waveform")
     page.click("#sadtalker-generate")
@@ -220,10 +217,10 @@ def upload_masked(page: sync_api.Page, picture: Path, part: Any, folder: Path) -
     Image.fromarray(mask).save(folder / "mask.png")
     open_tab(page, "inpaint")
     page.set_input_files("#inpaint-picture input[type=file]", picture)
-    page.wait_for_selector("#inpaint-editor canvas", timeout=WAIT)
+    page.wait_for_selector("#inpaint-editor canvas")
     page.get_by_role("tab", name="Upload a mask").click()
     page.set_input_files("#inpaint-mask input[type=file]", folder / "mask.png")
-    page.wait_for_selector("#inpaint-mask img", timeout=WAIT)
+    page.wait_for_selector("#inpaint-mask img")
 
 
 def test_inpainting_changes_the_clothes_and_nothing_else(page: sync_api.Page, person: Path, outputs: Path, tmp_path: Path):
@@ -247,22 +244,22 @@ def test_a_picture_goes_from_tab_to_tab(page: sync_api.Page, outputs: Path):
     write(page, "txt2img", prompt="a fox", steps="2")
     first = generate(page, "txt2img")
     page.click("#send-txt2img-send_img2img")
-    page.wait_for_selector(f"#img2img-picture img[src*='{first}']", timeout=WAIT)
+    page.wait_for_selector(f"#img2img-picture img[src*='{first}']")
     write(page, "img2img", prompt="a wolf", steps="2", strength="0.5")
     second = generate(page, "img2img")
     assert facts(page, "img2img")["Denoising strength"] == "0.5" and facts(page, "img2img")["Size"] == "128x128"
     page.click("#send-img2img-send_inpaint")
-    page.wait_for_selector("#inpaint-editor canvas", timeout=WAIT)
+    page.wait_for_selector("#inpaint-editor canvas")
     assert held(page, "#inpaint-picture-id") == second and made(outputs, second).is_file()
     page.get_by_role("tab", name="img2img").click()
     page.click("#send-img2img-send_sadtalker")
-    page.wait_for_selector(f"#sadtalker-portrait img[src*='{second}']", timeout=WAIT)
+    page.wait_for_selector(f"#sadtalker-portrait img[src*='{second}']")
 
 
 def test_extras_makes_a_picture_larger_and_the_history_gives_its_settings_back(page: sync_api.Page, photo: Path, outputs: Path):
     page.get_by_role("tab", name="Extras").click()
     page.set_input_files("#extras-picture input[type=file]", photo)
-    page.wait_for_selector("#extras-picture img", timeout=WAIT)
+    page.wait_for_selector("#extras-picture img")
     page.click("#field-extras-upscaler input")
     page.get_by_role("option", name="Lanczos").click()
     page.locator("#extras-mode label").nth(1).click()
@@ -272,11 +269,11 @@ def test_extras_makes_a_picture_larger_and_the_history_gives_its_settings_back(p
     assert pixels(path).shape == (200, 96, 3) and facts(page, "extras")["Postprocess upscale to"] == "96x200"
     page.reload()
     open_history(page, search="96x200")
-    page.wait_for_function("document.querySelectorAll('.tile').length == 1", timeout=WAIT)
+    page.wait_for_function("document.querySelectorAll('.tile').length == 1")
     page.focus(".tile")
     page.keyboard.press("Enter")
     page.click("#history-again")
-    page.wait_for_selector("#extras-picture img", timeout=WAIT)
+    page.wait_for_selector("#extras-picture img")
     assert held(page, "#field-extras-upscaler") == "Lanczos"
     assert (held(page, "#field-extras-width"), held(page, "#field-extras-height")) == ("96", "200")
     second = generate(page, "extras")
@@ -300,7 +297,7 @@ def draw(page: sync_api.Page, editor: str, *, part: tuple[float, float, float]) 
 def test_only_what_was_drawn_over_is_made_anew(page: sync_api.Page, photo: Path, outputs: Path):
     open_tab(page, "inpaint")
     page.set_input_files("#inpaint-picture input[type=file]", photo)
-    page.wait_for_selector("#inpaint-editor canvas", timeout=WAIT)
+    page.wait_for_selector("#inpaint-editor canvas")
     write(page, "inpaint", prompt="a star", steps="3", mask_blur="0", strength="1")
     draw(page, "#inpaint-editor", part=(0.48, 0.52, 0.5))
     changed = np.abs(pixels(made(outputs, generate(page, "inpaint"))) - pixels(photo)).sum(axis=2) > 0
@@ -325,7 +322,7 @@ def test_without_a_mask_the_visitor_is_asked_for_one(page: sync_api.Page, photo:
     page.click("#inpaint-generate")
     page.get_by_text("Choose a picture first.").wait_for()
     page.set_input_files("#inpaint-picture input[type=file]", photo)
-    page.wait_for_selector("#inpaint-editor canvas", timeout=WAIT)
+    page.wait_for_selector("#inpaint-editor canvas")
     page.click("#inpaint-generate")
     page.get_by_text("Draw over the part to repaint first").wait_for()
 
@@ -343,7 +340,7 @@ def test_a_plot_has_a_picture_for_each_value(page: sync_api.Page, outputs: Path)
 def test_a_sketch_becomes_a_picture(page: sync_api.Page):
     open_tab(page, "img2img")
     page.get_by_role("tab", name="Sketch").click()
-    page.wait_for_selector("#img2img-sketch canvas", timeout=WAIT)
+    page.wait_for_selector("#img2img-sketch canvas")
     draw(page, "#img2img-sketch", part=(0.4, 0.6, 0.5))
     write(page, "img2img", prompt="a hill", steps="2")
     generate(page, "img2img")
@@ -359,9 +356,9 @@ def test_a_folder_becomes_a_job_for_each_picture(page: sync_api.Page, photo: Pat
     page.get_by_role("tab", name="Batch from a folder").click()
     write(page, "img2img", prompt="a hill", steps="1")
     page.set_input_files("#img2img-folder input[type=file]", tmp_path)
-    page.locator("#img2img-folder", has_text="notes").wait_for(timeout=WAIT)
+    page.locator("#img2img-folder", has_text="notes").wait_for()
     page.click("#img2img-queue")
-    page.locator("#img2img-queued", has_text="2 pictures are queued").wait_for(timeout=WAIT)
+    page.locator("#img2img-queued", has_text="2 pictures are queued").wait_for()
     for _ in range(240):
         if len(list(outputs.glob("img2img/*.png"))) == before + 2:
             break
@@ -372,10 +369,10 @@ def test_a_folder_becomes_a_job_for_each_picture(page: sync_api.Page, photo: Pat
 def test_a_reloaded_page_finds_its_job_again(page: sync_api.Page):
     write(page, "txt2img", prompt="a long one", steps="100", batch_count="2")
     page.click("#txt2img-generate")
-    page.wait_for_selector("#txt2img-card [role=progressbar]", timeout=WAIT)
+    page.wait_for_selector("#txt2img-card [role=progressbar]")
     job = page.evaluate("sessionStorage.getItem('galatea-txt2img-job')")
     page.reload()
-    page.wait_for_selector("#txt2img-card [role=progressbar], #txt2img-gallery img", timeout=WAIT)
+    page.wait_for_selector("#txt2img-card [role=progressbar], #txt2img-gallery img")
     assert page.evaluate("sessionStorage.getItem('galatea-txt2img-job')") == job
     done(page, "txt2img")
     assert held(page, "#txt2img-made") == job and "a long one" in held(page, "#txt2img-infotext")
@@ -386,7 +383,7 @@ def test_a_dropped_picture_fills_the_form_that_it_came_from(page: sync_api.Page,
     path = made(outputs, generate(page, "txt2img"))
     open_tab(page, "img2img")
     page.set_input_files("#img2img .drop-zone input[type=file]", path)
-    page.wait_for_selector("#txt2img-generate", timeout=WAIT)
+    page.wait_for_selector("#txt2img-generate")
     shown = {name: held(page, f"#field-txt2img-{name}") for name in ("prompt", "negative", "steps", "seed", "width", "height")}
     wanted = {"prompt": "a (tin:1.3) lighthouse", "negative": "fog", "steps": "3", "seed": "77", "width": "192", "height": "128"}
     assert shown == wanted
