@@ -129,10 +129,16 @@ def opened(browser: sync_api.Browser, server: Server, **how) -> Iterator[sync_ap
     assert errors == []
 
 
+def ready(page: sync_api.Page) -> None:
+    """What the page asks for at first is there: the lists of models. A tab that is clicked before may not open."""
+    page.wait_for_selector("#txt2img-model-note p", state="attached")
+
+
 def open_sadtalker(page: sync_api.Page, url: str) -> None:
     page.goto(url)
+    ready(page)
     page.get_by_role("tab", name="SadTalker").click()
-    page.wait_for_selector("#sadtalker-card .hint, #sadtalker-card .job-card")
+    page.wait_for_selector("#sadtalker-card .hint, #sadtalker-card .job-card, #sadtalker-card p.job-line")
 
 
 def drop(page: sync_api.Page, portrait: Path | None = None, voice: Path | None = None) -> None:
@@ -152,6 +158,7 @@ def choose(page: sync_api.Page, button: str, file: Path) -> None:
 
 def open_history(page: sync_api.Page, **job: str) -> None:
     """The History tab, searched for some words."""
+    ready(page)
     page.get_by_role("tab", name=re.compile("History|历史")).click()
     page.wait_for_selector("#history-usage .usage")
     page.fill("#history-search input, #history-search textarea", job.get("search", ""))

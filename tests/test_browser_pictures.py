@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.servers import PROJECT, Server, free_port, serving
-from tests.test_browser import CHROMIUM, browser, open_history, somebody, sync_api, video_facts
+from tests.test_browser import CHROMIUM, browser, open_history, ready, somebody, sync_api, video_facts
 from training.pocket import portraits
 from training.pocket.attributes import Person
 from webui.imaging import infotext
@@ -93,11 +93,6 @@ def opened(browser: sync_api.Browser, server: Server, **how) -> Iterator[sync_ap
     yield page
     context.close()
     assert errors == []
-
-
-def ready(page: sync_api.Page) -> None:
-    """The lists of models are there."""
-    page.wait_for_selector("#txt2img-model-note p")
 
 
 def open_tab(page: sync_api.Page, tab: str) -> None:

@@ -180,6 +180,17 @@ def test_a_plain_photo_says_what_was_done_to_it(models: Path, tmp_path: Path):
     assert EXTRAS.recall is None or EXTRAS.recall(result.artifacts[0].path) is None
 
 
+def test_a_prompt_without_facts_is_kept_too(models: Path, tmp_path: Path):
+    source = tmp_path / "words.png"
+    source.write_bytes(infotext.embed(Image.new("RGB", (64, 64), "red"), "a red lighthouse\nNegative prompt: blurry"))
+    result = run(context(models, tmp_path / "home", source), upscaler="Lanczos", scale=2)
+    found = infotext.read(result.data["infotexts"][0])
+    assert (found.prompt, found.negative_prompt) == ("a red lighthouse", "blurry")
+    assert found.facts["Postprocess upscaler"] == "Lanczos"
+    untouched = run(context(models, tmp_path / "home", source), restore="RestoreFormer", restore_strength=0)
+    assert untouched.data["infotexts"] == ["a red lighthouse\nNegative prompt: blurry"]
+
+
 def test_in_a_png_it_is_in_a_chunk_of_its_own_too(models: Path, tmp_path: Path):
     source = tmp_path / "theirs.png"
     source.write_bytes(infotext.embed(Image.new("RGB", (64, 64), "red"), THEIRS))

@@ -242,7 +242,9 @@ def nets(tensors) -> render.Nets:
     fewer = CHANNELS | {1024 * 16: 128 * 16}
     detector = {name: tuple(fewer.get(n, n) for n in shape) for name, shape in layout.of("kp_extractor").items()}
     mapping = {name: tuple({1024: 64}.get(n, n) for n in shape) for name, shape in layout.of("mapping").items()}
-    return render.Nets(MappingNet.of(stand_in(mapping)), KeypointDetector.of(stand_in(detector)), Generator.of(tensors))
+    small = MappingNet.of(stand_in(mapping)), KeypointDetector.of(stand_in(detector))
+    generator = Generator.of(tensors)
+    return render.Nets(*small, lambda: generator, generator.device)
 
 
 @pytest.fixture(scope="module")

@@ -165,7 +165,8 @@ def _animation(
     size = given["image"].shape[0]
     scale = float(given["expression_scale"][0]) if "expression_scale" in given else 1.0
     mapping, detector = (_in_batches(net, BATCH[stage]) for net in (nets.mapping(full=full), nets.keypoints(size)))
-    drawing = render.Nets(mapping, detector, nets.generator(size))
+    generator = nets.generator(size)
+    drawing = render.Nets(mapping, detector, lambda: generator, generator.device)
     face = render.prepare(drawing, given["image"], given["source_coeff"], full=full)
     windows = windows_of.windows(
         given["coeff"], given["source_coeff"], 0, len(given["coeff"]), full=full, still=False, expression_scale=scale

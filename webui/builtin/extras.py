@@ -70,10 +70,11 @@ def run(ctx: JobContext, request: ExtrasRequest, started: float) -> JobResult:
 
 def kept_and_extended(source: Path, own: dict[str, object], facts: dict[str, object]) -> str:
     """The infotext of a file with what was done to it now. own: said besides when the file had none."""
-    found = infotext.read(infotext.extract(source) or "")
-    if not found.facts:
-        return infotext.write({**own, **facts, save.KIND: KIND}, "") if facts else ""
-    return infotext.write({**found.facts, **facts}, found.prompt, found.negative_prompt)
+    text = infotext.extract(source) or ""
+    found = infotext.read(text)
+    if found.facts:
+        return infotext.write({**found.facts, **facts}, found.prompt, found.negative_prompt)
+    return infotext.write({**own, **facts, save.KIND: KIND}, found.prompt, found.negative_prompt) if facts else text
 
 
 class Work:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -105,23 +106,17 @@ class NeuralEngine:
     @contextmanager
     def ready(self) -> Iterator[None]:
         _, where = devices.find(self._settings.device)
-        with ExitStack() as stack:
+        with ExitStack() as stack, ThreadPoolExecutor(1) as beside:
             if self._precision == "exact":
                 # For all of the job: other threads, such as that of a restorer, must not see it change between frames.
                 stack.enter_context(whole_float32())
             places = stack.enter_context(landmarks.leased(self._settings, where))
-            one = self._lease(stack, where)
-            self._held = Networks(
-                one("audio2exp", AudioToExpression),
-                one("audio2pose", AudioToPose),
-                one("face_3drecon", FaceFit),
-                render.Nets(
-                    one("mapping", MappingNet, full=self._full),
-                    one("kp_extractor", KeypointDetector),
-                    one("generator", Generator, precision=self._precision, compiled=self._compiles(where)),
-                ),
-                places,
-            )
+            one, compiled = self._lease(stack, where), self._compiles(where)
+            small = [one("audio2exp", AudioToExpression), one("audio2pose", AudioToPose), one("face_3drecon", FaceFit)]
+            drawing = [one("mapping", MappingNet, full=self._full), one("kp_extractor", KeypointDetector)]
+            # The largest by far, which nothing needs before the first frame.
+            generator = beside.submit(one, "generator", Generator, precision=self._precision, compiled=compiled)
+            self._held = Networks(*small, render.Nets(*drawing, generator.result, torch.device(where)), places)
             try:
                 yield
             finally:
@@ -194,7 +189,7 @@ class NeuralEngine:
         nets, points = self._nets.drawing, motion.values[:, : len(POINTS)].reshape(-1, KEYPOINTS, 3)
         frames = render.frames(nets, identity.face, points, start, batch=self._at_a_time())
         # On a processor the networks have all of it already.
-        return frames if nets.generator.device.type == "cpu" else ahead(frames)
+        return frames if nets.device.type == "cpu" else ahead(frames)
 
     def _placed(
         self, identity: Identity, spoken: np.ndarray, options: MotionOptions, start: int, stop: int, times: np.ndarray | None
@@ -270,4 +265,4 @@ def _turns(found: dict[str, torch.Tensor], wished: dict[str, torch.Tensor] | Non
 
 
 def _on(values: np.ndarray, nets: render.Nets) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(nets.generator.device)
+    return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(nets.device)

@@ -101,13 +101,6 @@ class MelRows:
         self._pending = self._pending[count * HOP :]
 
 
-def rows_of(samples: np.ndarray) -> np.ndarray:
-    """The rows of a sound that is in memory, see MelRows.finish."""
-    mel = MelRows()
-    mel.push(samples)
-    return mel.finish()
-
-
 def windows(rows: np.ndarray, start: int, stop: int) -> np.ndarray:
     """What is heard round the frames `start` to `stop`: (n, 80, 16) float32. Beyond the ends the outermost rows are repeated.
 

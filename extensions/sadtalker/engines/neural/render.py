@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,36 +20,53 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Nets:
-    """The networks that draw, all on one device. mapping: the one of 73 channels for full pictures, else that of 70."""
+    """The networks that draw, all on one device. mapping: the one of 73 channels for full pictures, else that of 70.
+
+    drawing: gives the generator; waits for it as long as it is being loaded.
+    """
 
     mapping: MappingNet
     keypoints: KeypointDetector
-    generator: Generator
+    drawing: Callable[[], Generator]
+    device: torch.device
+
+    @property
+    def generator(self) -> Generator:
+        return self.drawing()
 
 
 @dataclass(frozen=True)
 class Face:
-    """All that frames need of a photo. coefficients: (1, 73); canonical: (1, 15, 3), keypoints with no pose and expression."""
+    """All that frames need of a photo. coefficients: (1, 73); canonical: (1, 15, 3), keypoints with no pose and expression.
 
+    picture: (1, 3, S, S), 0..1; placed: (1, 15, 3), the keypoints in it.
+    """
+
+    nets: Nets
     coefficients: np.ndarray
     canonical: torch.Tensor
-    source: Source
+    picture: torch.Tensor
+    placed: torch.Tensor
+
+    @cached_property
+    def source(self) -> Source:
+        """For the first frame: until then the generator may be on its way."""
+        return self.nets.generator.source(self.picture, self.placed)
 
 
 def prepare(nets: Nets, image: np.ndarray, coefficients: np.ndarray, *, full: bool = False) -> Face:
     """image: (S, S, 3) uint8 RGB, S 256 or 512 as the networks are for; coefficients: (1, 73), of the photo."""
-    device = nets.generator.device
     # Times a rounded number, as scikit-image does it and so upstream; divided, a third of the numbers has another last digit.
-    picture = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() * (1 / 255)
+    picture = torch.from_numpy(image).to(nets.device).permute(2, 0, 1)[None].float() * (1 / 255)
     canonical = nets.keypoints(picture)
-    heads = nets.mapping(torch.from_numpy(semantics.of_photo(coefficients, full=full)).to(device))
-    return Face(coefficients, canonical, nets.generator.source(picture, keypoints.moved(canonical, heads)))
+    heads = nets.mapping(torch.from_numpy(semantics.of_photo(coefficients, full=full)).to(nets.device))
+    return Face(nets, coefficients, canonical, picture, keypoints.moved(canonical, heads))
 
 
 def drawn(nets: Nets, face: Face, points: np.ndarray, start: int = 0, *, batch: int = 1) -> Iterator[torch.Tensor]:
     """Frames from `start` on in batches, (N, 3, S, S) 0..1. points: (T, 15, 3), the keypoints of all frames."""
     for first in range(start, len(points), batch):
-        yield nets.generator.frame(face.source, torch.from_numpy(points[first : first + batch]).to(nets.generator.device))
+        yield nets.generator.frame(face.source, torch.from_numpy(points[first : first + batch]).to(nets.device))
 
 
 def frames(nets: Nets, face: Face, points: np.ndarray, start: int = 0, *, batch: int = 1) -> Iterator[np.ndarray]:
