@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import wait
+from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -12,9 +15,11 @@ torch = pytest.importorskip("torch")
 from extensions.sadtalker import camera  # noqa: E402
 from extensions.sadtalker.engines.neural import checkpoints, heads, keypoints, mel, motion, semantics  # noqa: E402
 from extensions.sadtalker.engines.neural.engine import POINTS, NeuralEngine  # noqa: E402
+from extensions.sadtalker.engines.neural.networks.generator import Generator  # noqa: E402
 from extensions.sadtalker.turning import angles, five_points, rotation  # noqa: E402
 from extensions.sadtalker.types import COEFFICIENTS, HEAD, Motion, MotionOptions  # noqa: E402
-from tests.small_networks import SmallCheckpoint  # noqa: E402
+from tests.small_networks import SIDE, SmallCheckpoint  # noqa: E402
+from webui import devices  # noqa: E402
 from webui.errors import UnsupportedModel  # noqa: E402
 from webui.faces import face_finder  # noqa: E402
 from webui.pictures import read_picture  # noqa: E402
@@ -51,6 +56,41 @@ def test_keypoints_are_those_of_the_whole_clip_at_once(ready, asked):
     ways = {name: torch.from_numpy(camera.sequence(degrees, frames)) for name, degrees in asked_for.items()}
     expected = keypoints.moved(identity.face.canonical, seen, **ways).numpy()
     assert np.abs(made - expected).max() < 1e-4
+
+
+def unread(folder: Path, name: str) -> NeuralEngine:
+    """An engine with files that are not in memory yet."""
+    checkpoint = SmallCheckpoint(folder, version=(name,))
+    return NeuralEngine(checkpoint, Settings(models_dir=folder, device="cpu"), "crop", "exact", None)
+
+
+def test_the_first_frame_alone_waits_for_the_generator(tmp_path, photo, monkeypatch):
+    engine = unread(tmp_path, "slow")
+    go, made = Event(), Generator.of
+    monkeypatch.setattr(Generator, "of", lambda *tensors, **how: made(*tensors, **how) if go.wait(60) else None)
+    with engine.ready():
+        identity = engine.prepare(engine.frame(*photo, "crop", 256)[0])
+        moved = engine.motion(None, identity, MotionOptions(seed=3, frames=2))
+        assert not go.is_set()
+        go.set()
+        assert next(engine.render(identity, moved)).shape == (SIDE, SIDE, 3)
+
+
+def test_a_generator_that_cannot_be_loaded_is_told_before_all_is_moved_and_nothing_is_held(tmp_path, photo, monkeypatch):
+    engine = unread(tmp_path, "damaged")
+
+    def damaged(*_tensors, **_how):
+        raise UnsupportedModel("It is damaged.")
+
+    monkeypatch.setattr(Generator, "of", damaged)
+    cache = devices.models("cpu")
+    before = cache.keys()
+    with pytest.raises(UnsupportedModel, match="damaged"), engine.ready():
+        identity = engine.prepare(engine.frame(*photo, "crop", 256)[0])
+        wait([engine._loading], timeout=60)
+        engine.motion(None, identity, MotionOptions(seed=3, frames=2))
+    left = set(cache.keys()) - set(before)
+    assert left and all(cache.unload(key) for key in left), "what is leased would not go"
 
 
 def test_a_file_that_upstream_released_under_another_name_is_not_drawn_with(tmp_path, monkeypatch):

@@ -66,7 +66,9 @@ class Engine(Protocol):
         ...
 
     def ready(self) -> AbstractContextManager[None]:
-        """Holds its models until the block ends."""
+        """Holds its models until the block ends. The last may still be on their way: what is wrong with them is raised by the
+        work that needs them.
+        """
         ...
 
     def ear(self) -> Ear:

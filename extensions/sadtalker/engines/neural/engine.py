@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -93,6 +93,7 @@ class NeuralEngine:
         self._mode, self._full = mode, mode in ("full", "extfull")
         self._precision, self._batch = precision, batch
         self._held: Networks | None = None
+        self._loading: Future[Generator] | None = None
 
     @cached_property
     def models(self) -> dict[str, str]:
@@ -112,15 +113,17 @@ class NeuralEngine:
                 stack.enter_context(whole_float32())
             places = stack.enter_context(landmarks.leased(self._settings, where))
             one, compiled = self._lease(stack, where), self._compiles(where)
-            small = [one("audio2exp", AudioToExpression), one("audio2pose", AudioToPose), one("face_3drecon", FaceFit)]
-            drawing = [one("mapping", MappingNet, full=self._full), one("kp_extractor", KeypointDetector)]
+            expression, pose = one("audio2exp", AudioToExpression), one("audio2pose", AudioToPose)
+            fit = one("face_3drecon", FaceFit)
+            mapping, detector = one("mapping", MappingNet, full=self._full), one("kp_extractor", KeypointDetector)
             # The largest by far, which nothing needs before the first frame.
-            generator = beside.submit(one, "generator", Generator, precision=self._precision, compiled=compiled)
-            self._held = Networks(*small, render.Nets(*drawing, generator.result, torch.device(where)), places)
+            self._loading = beside.submit(one, "generator", Generator, precision=self._precision, compiled=compiled)
+            drawing = render.Nets(mapping, detector, self._generator, torch.device(where))
+            self._held = Networks(expression, pose, fit, drawing, places)
             try:
                 yield
             finally:
-                self._held = None
+                self._held = self._loading = None  # who still has an identity does not hold the networks by it
 
     @property
     def landmarks(self) -> str:
@@ -153,16 +156,18 @@ class NeuralEngine:
 
     def rest(self, identity: Identity) -> np.ndarray:
         nets = self._nets.drawing
-        return render.eight_bit(nets.generator.frame(identity.face.source, _on(identity.rest, nets)))[0]
+        return render.eight_bit(nets.generator.frame(identity.face.source(), _on(identity.rest, nets)))[0]
 
     def watch(self, clip: Iterable[np.ndarray]) -> np.ndarray:
-        places = self._nets.places
-        seen = ((frame, places.landmarks(frame, face)) for frame, face in followed(clip, face_finder()))
-        return coefficients.of_clip(seen, self._nets.fit, size=self._checkpoint.size, whole=self._mode == "resize")
+        return coefficients.of_clip(self._seen(clip), self._nets.fit, size=self._checkpoint.size, whole=self._mode == "resize")
 
     def motion(
         self, heard: Speech | None, identity: Identity, options: MotionOptions, tick: Tick = lambda _share: None
     ) -> Motion:
+        def told(share: float) -> None:
+            self._check_loading()
+            tick(share)
+
         rows = np.empty((0, mel.MELS), np.float32) if heard is None else heard.rows
         frames = options.frames or max(1, round(heard.seconds * options.fps) if heard else 1)
         times = None if options.fps == MOTION_FPS else np.arange(frames) * MOTION_FPS / options.fps
@@ -176,13 +181,13 @@ class NeuralEngine:
             blink=options.blink,
             lids=options.blink_like,
             head=options.pose_like,
-            tick=tick,
+            tick=told,
         )
         values = np.empty((frames, len(self.columns)), np.float32)
         for start in range(0, frames, _AT_ONCE):
             stop = min(start + _AT_ONCE, frames)
             values[start:stop] = self._placed(identity, spoken, replace(options, frames=frames), start, stop, times)
-            tick(stop / frames)
+            told(stop / frames)
         return Motion(values, options.fps, self.columns)
 
     def render(self, identity: Identity, motion: Motion, start: int = 0) -> Iterator[np.ndarray]:
@@ -190,6 +195,12 @@ class NeuralEngine:
         frames = render.frames(nets, identity.face, points, start, batch=self._at_a_time())
         # On a processor the networks have all of it already.
         return frames if nets.device.type == "cpu" else ahead(frames)
+
+    def _seen(self, clip: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The frames of a film, each with the landmarks of the face that is followed."""
+        for frame, face in followed(clip, face_finder()):
+            self._check_loading()
+            yield frame, self._nets.places.landmarks(frame, face)
 
     def _placed(
         self, identity: Identity, spoken: np.ndarray, options: MotionOptions, start: int, stop: int, times: np.ndarray | None
@@ -232,6 +243,7 @@ class NeuralEngine:
         wanted = self._settings.compile and self._precision == "fast" and where.startswith("cuda")
         if wanted:
             devices.check_compiler(where)
+            import torch._dynamo  # noqa: F401, on one thread, before the others import parts of it
         return wanted
 
     @property
@@ -239,16 +251,26 @@ class NeuralEngine:
         assert self._held is not None, "an engine works inside its `ready`"
         return self._held
 
+    def _generator(self) -> Generator:
+        assert self._loading is not None, "an engine works inside its `ready`"
+        return self._loading.result()
+
+    def _check_loading(self) -> None:
+        """Raise what is wrong with the generator as soon as it is known."""
+        if self._loading is not None and self._loading.done():
+            self._loading.result()
+
     def _lease(self, stack: ExitStack, where: str) -> Any:
         """A function that takes one network into memory until the stack ends."""
         checkpoint, cache = self._checkpoint, devices.models(where)
+        version = checkpoint.version
 
         def one(net: str, kind: Any, *, full: bool = False, **how: Any) -> Any:
             def load() -> tuple[Any, int]:
                 made = kind.of(checkpoint.tensors(net, full=full, device=where), **how)
                 return made, sum(part.numel() * part.element_size() for part in (*made.parameters(), *made.buffers()))
 
-            key = devices.Key(f"SadTalker {checkpoint.size}", where, (checkpoint.version, net, full, *how.values()))
+            key = devices.Key(f"SadTalker {checkpoint.size}", where, (version, net, full, *how.values()))
             return stack.enter_context(cache.lease(key, load, expects=_bytes(net, full)))
 
         return one

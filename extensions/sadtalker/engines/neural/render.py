@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,36 +22,29 @@ if TYPE_CHECKING:
 class Nets:
     """The networks that draw, all on one device. mapping: the one of 73 channels for full pictures, else that of 70.
 
-    drawing: gives the generator; waits for it as long as it is being loaded.
+    load: gives the generator; waits for it as long as it is being loaded.
     """
 
     mapping: MappingNet
     keypoints: KeypointDetector
-    drawing: Callable[[], Generator]
+    load: Callable[[], Generator]
     device: torch.device
 
     @property
     def generator(self) -> Generator:
-        return self.drawing()
+        return self.load()
 
 
 @dataclass(frozen=True)
 class Face:
     """All that frames need of a photo. coefficients: (1, 73); canonical: (1, 15, 3), keypoints with no pose and expression.
 
-    picture: (1, 3, S, S), 0..1; placed: (1, 15, 3), the keypoints in it.
+    source: gives the generator's part, found at the first frame: until then the generator may be on its way.
     """
 
-    nets: Nets
     coefficients: np.ndarray
     canonical: torch.Tensor
-    picture: torch.Tensor
-    placed: torch.Tensor
-
-    @cached_property
-    def source(self) -> Source:
-        """For the first frame: until then the generator may be on its way."""
-        return self.nets.generator.source(self.picture, self.placed)
+    source: Callable[[], Source]
 
 
 def prepare(nets: Nets, image: np.ndarray, coefficients: np.ndarray, *, full: bool = False) -> Face:
@@ -60,13 +53,14 @@ def prepare(nets: Nets, image: np.ndarray, coefficients: np.ndarray, *, full: bo
     picture = torch.from_numpy(image).to(nets.device).permute(2, 0, 1)[None].float() * (1 / 255)
     canonical = nets.keypoints(picture)
     heads = nets.mapping(torch.from_numpy(semantics.of_photo(coefficients, full=full)).to(nets.device))
-    return Face(nets, coefficients, canonical, picture, keypoints.moved(canonical, heads))
+    placed = keypoints.moved(canonical, heads)
+    return Face(coefficients, canonical, cache(lambda: nets.generator.source(picture, placed)))
 
 
 def drawn(nets: Nets, face: Face, points: np.ndarray, start: int = 0, *, batch: int = 1) -> Iterator[torch.Tensor]:
     """Frames from `start` on in batches, (N, 3, S, S) 0..1. points: (T, 15, 3), the keypoints of all frames."""
     for first in range(start, len(points), batch):
-        yield nets.generator.frame(face.source, torch.from_numpy(points[first : first + batch]).to(nets.device))
+        yield nets.generator.frame(face.source(), torch.from_numpy(points[first : first + batch]).to(nets.device))
 
 
 def frames(nets: Nets, face: Face, points: np.ndarray, start: int = 0, *, batch: int = 1) -> Iterator[np.ndarray]:
