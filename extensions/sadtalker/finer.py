@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from extensions.sadtalker.jobs import NONE, TalkingHeadRequest
+from extensions.sadtalker.jobs import NONE, WHOLE, TalkingHeadRequest
 from extensions.sadtalker.preprocess import CROP, head_box
 from webui.plugin_api import Face, InvalidRequest, UnsupportedModel, devices, restore, upscale, weights_catalog
 
@@ -79,10 +79,10 @@ def finer(ctx: JobContext, request: TalkingHeadRequest, picture: np.ndarray, fac
         shown = head_box(face.landmarks, CROP[request.preprocess], width, height).width
     else:
         shown = width
-    if request.preprocess not in ("full", "extfull") and shown >= request.size:
+    if request.preprocess not in WHOLE and shown >= request.size:
         ctx.warn(ENOUGH)
         return picture, face
-    factor = request.upscale if request.preprocess in ("full", "extfull") else min(4.0, request.size / shown)
+    factor = request.upscale if request.preprocess in WHOLE else min(4.0, request.size / shown)
     if not (ctx.folder / PICTURE).exists():
         with ctx.file(PICTURE) as path, path.open("wb") as file:
             np.save(file, _enlarged(ctx, request, picture[top:bottom, left:right], factor))

@@ -21,6 +21,9 @@ EngineName = Literal["auto", "builtin", "sadtalker"]
 Preprocess = Literal["crop", "extcrop", "resize", "full", "extfull"]
 Accuracy = Literal["fast", "exact"]
 
+WHOLE = ("full", "extfull")
+"""The modes in which the head goes back into its picture."""
+
 NONE = "none"
 """What stands for no restorer and no upscaler."""
 
@@ -107,7 +110,7 @@ class TalkingHeadRequest(BaseModel):
             raise ValueError("still keeps the head's pose: leave out reference_pose")
         if not self.blink and self.reference_blink is not None:
             raise ValueError("without blinking there is no use for reference_blink: leave it out")
-        if self.upscale != 1 and (self.background_enhancer == NONE or self.preprocess not in ("full", "extfull")):
+        if self.upscale != 1 and (self.background_enhancer == NONE or self.preprocess not in WHOLE):
             raise ValueError("upscale is for full and extfull, with a background enhancer")
         return self
 

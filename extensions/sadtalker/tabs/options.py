@@ -11,7 +11,7 @@ import gradio as gr
 
 from extensions.sadtalker.engines import choice
 from extensions.sadtalker.engines.choice import Choice
-from extensions.sadtalker.jobs import NONE, TalkingHeadRequest
+from extensions.sadtalker.jobs import NONE, WHOLE, TalkingHeadRequest
 from webui.plugin_api import GalateaError, Studio, restore, upscale
 
 PLAIN = ("preprocess", "still", "pose_style", "expression_scale")
@@ -92,7 +92,7 @@ class Options:
             except GalateaError as error:
                 return f"<p><strong>{escape(self.studio.told(str(error), visitor))}</strong></p>"
             said = self.studio.say(f"draws_{chosen.name}", visitor, reason=self.studio.told(chosen.reason, visitor).rstrip(".。"))
-            files = ", ".join(_names(chosen, full=preprocess in ("full", "extfull")))
+            files = ", ".join(_names(chosen, full=preprocess in WHOLE))
             listed = self.studio.say("draws_with", visitor, files=files) if files else ""
             return "".join(f"<p>{escape(line)}</p>" for line in (said, listed) if line)
 

@@ -37,6 +37,7 @@ from extensions.sadtalker.engines.neural.networks.keypoints import KEYPOINTS, Ke
 from extensions.sadtalker.engines.neural.networks.mapping import MappingNet
 from extensions.sadtalker.engines.neural.networks.pose import AudioToPose
 from extensions.sadtalker.engines.neural.networks.recon import FaceFit
+from extensions.sadtalker.jobs import WHOLE
 from extensions.sadtalker.preprocess import CropTransform, even
 from extensions.sadtalker.types import HEAD, MOTION_FPS, Box, Motion, MotionOptions, Portrait
 from webui.plugin_api import Face, devices, face_finder, weights_catalog
@@ -90,7 +91,7 @@ class NeuralEngine:
 
     def __init__(self, checkpoint: Checkpoint, settings: Settings, mode: str, precision: str, batch: int | None) -> None:
         self._checkpoint, self._settings = checkpoint, settings
-        self._mode, self._full = mode, mode in ("full", "extfull")
+        self._mode, self._full = mode, mode in WHOLE
         self._precision, self._batch = precision, batch
         self._held: Networks | None = None
         self._loading: Future[Generator] | None = None
