@@ -561,7 +561,7 @@ def watched(process: subprocess.Popen[str]) -> tuple[list[str], int]:
 @pytest.mark.parametrize(
     ("architecture", "precision", "side"),
     # A step of 512 pixels in fp16 takes a CPU ten minutes: 128 pixels.
-    [("sd1", "fp32", 64), ("sdxl", "fp16", 16)],
+    [("sd1", "fp16", 16), ("sd1", "fp32", 64), ("sdxl", "fp16", 16)],
 )
 def test_a_model_of_full_size_takes_its_own_size_in_memory(tmp_path: Path, architecture: str, precision: str, side: int):
     """Anonymous memory of the whole process: until prompts can be encoded, and until the first step with guidance has ended."""
